@@ -1,0 +1,197 @@
+// Package history is the on-disk format of a run: what the engine writes while
+// it runs and what every later verb (report, capacity, compare, gate) reads.
+// Verbs meet in a run folder, never in memory. It has no network and knows no
+// target.
+package history
+
+import (
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+)
+
+// Kinds of latency, the tags in latency.hlog. All are measured from the
+// intended send time, in microseconds, except those that say otherwise.
+const (
+	KindSent          = "send_sent"           // until Sent reaches the sender
+	KindDeliverDirect = "send_deliver_direct" // until Deliver reaches an online addressee device
+	KindDeliverGroup  = "send_deliver_group"
+	KindRead          = "send_read"      // until the read receipt reaches the sender
+	KindDrain         = "drain"          // from the start of the connect until Current
+	KindLogin         = "login"          // from the start of the connect until the upgrade is done
+	KindPush          = "push"           // until the provider has accepted a push for it
+	KindLate          = "generator_late" // actual start - intended, every scheduled action
+	KindHeld          = "held"           // how long replies were held beyond their scheduled time
+	// Fan-out, over members online: "fanout_first.<class>" and "fanout_last.<class>".
+	KindFanoutFirst = "fanout_first."
+	KindFanoutLast  = "fanout_last."
+)
+
+// SizeClasses are the group size classes of fan-out figures, by number of
+// members: the class of a group is the first whose Max is not below its size.
+var SizeClasses = []SizeClass{{"2-4", 4}, {"5-10", 10}, {"11-30", 30}, {"31-100", 100}, {"101-256", 256}, {"257-1023", 1023}, {"1024", 1024}}
+
+// SizeClass names the groups with at most Max members.
+type SizeClass struct {
+	Name string
+	Max  int
+}
+
+// Manifest says what ran, where and on what. manifest.json.
+type Manifest struct {
+	FormatVersion int               `json:"format_version"` // 1
+	RunID         string            `json:"run_id"`
+	Scenario      string            `json:"scenario"`
+	Question      string            `json:"question"`
+	Target        string            `json:"target"` // embedded, containers, external
+	TargetReason  string            `json:"target_reason"`
+	Versions      map[string]string `json:"versions"` // throng, go, components
+	Machine       Machine           `json:"machine"`
+	Seed          uint64            `json:"seed"`
+	SpecHash      string            `json:"spec_hash"`
+	SpecYAML      string            `json:"spec_yaml"`   // the resolved scenario
+	Replay        string            `json:"replay"`      // the command that runs the same again
+	Start         time.Time         `json:"start"`       // run time zero
+	End           time.Time         `json:"end"`         // zero while running
+	Interrupted   bool              `json:"interrupted"` // Ctrl-C or a failure ended it early
+	Phases        []Phase           `json:"phases"`
+	Roles         []RoleInstance    `json:"roles"`
+	Users         int64             `json:"users"`
+	Notes         []string          `json:"notes"`
+}
+
+// Machine describes the host of the run.
+type Machine struct {
+	OS         string `json:"os"`
+	Kernel     string `json:"kernel"`
+	CPU        string `json:"cpu"`
+	Cores      int    `json:"cores"`
+	MemBytes   int64  `json:"mem_bytes"`
+	OpenFiles  uint64 `json:"open_files"`
+	Hypervised bool   `json:"hypervised"`
+}
+
+// Phase is a part of a run, in seconds since its start.
+type Phase struct {
+	Name    string  `json:"name"` // provision ramp backlog warmup steady spike settle proof report
+	Start   float64 `json:"start_s"`
+	End     float64 `json:"end_s"`
+	BudgetS float64 `json:"budget_s"` // what the scenario planned for it
+	Load    bool    `json:"load"`     // offered load runs on the schedule
+	Gated   bool    `json:"gated"`    // the SLOs decide the verdict here
+}
+
+// RoleInstance is one process of the backend, its infrastructure or the harness.
+type RoleInstance struct {
+	Role     string `json:"role"` // gateway message fanout group inbox push | kafka redis provider | generator
+	Instance int    `json:"instance"`
+	PID      int    `json:"pid"`
+	Infra    bool   `json:"infra"` // infrastructure or harness, not a role of the backend
+}
+
+// Second is one row of series.csv: counts are of that second alone.
+type Second struct {
+	T          float64 `csv:"t_s"` // end of the second, since the start of the run
+	Phase      string  `csv:"phase"`
+	Offered    int64   `csv:"offered"`  // sends whose intended time fell in it
+	Written    int64   `csv:"written"`  // sends first written to a socket
+	Accepted   int64   `csv:"accepted"` // Sent received
+	Refused    int64   `csv:"refused"`  // sends answered by a final error
+	Live       int64   `csv:"delivered_live"`
+	Drained    int64   `csv:"delivered_drain"`
+	Transition int64   `csv:"delivered_transition"`
+	Proof      int64   `csv:"delivered_proof"`
+	Duplicates int64   `csv:"duplicates_dropped"` // dropped by the client's window: redeliveries
+	Logins     int64   `csv:"logins"`
+	Closed     int64   `csv:"closed"` // sessions ended by the client
+	Dropped    int64   `csv:"dropped"` // sessions ended by anyone else
+	Pushes     int64   `csv:"pushes"` // accepted by the provider
+	FramesIn   int64   `csv:"frames_in"`  // frames written to gateways, all kinds
+	FramesOut  int64   `csv:"frames_out"` // frames received from gateways
+	Connected  int64   `csv:"connected"` // at its end
+	InFlight   int64   `csv:"in_flight"` // written, not answered, at its end
+	Held       int64   `csv:"held"`      // replies and sends that wait for something, at its end
+	Unstarted  int64   `csv:"unstarted"` // scheduled actions given up
+	Errors     int64   `csv:"errors"`
+}
+
+// RoleSample is one row of roles.csv, about one a second for each process.
+type RoleSample struct {
+	T          float64 `csv:"t_s"`
+	Role       string  `csv:"role"`
+	Instance   int     `csv:"instance"`
+	CPUSeconds float64 `csv:"cpu_s"` // user + system, cumulative over restarts
+	RSSBytes   int64   `csv:"rss_bytes"`
+	Threads    int     `csv:"threads"`
+}
+
+// CounterSample is one scrape of the counters of one role instance (its
+// Prometheus /metrics; labels folded into the name as name{k="v"}), taken about
+// every 5 s and at each phase boundary. Values are cumulative within a process;
+// Restart increases by one when the process was replaced.
+type CounterSample struct {
+	T        float64            `json:"t_s"`
+	Role     string             `json:"role"`
+	Instance int                `json:"instance"`
+	Restart  int                `json:"restart"`
+	Values   map[string]float64 `json:"values"`
+}
+
+// Interval is one histogram of one kind over one second, microseconds.
+type Interval struct {
+	Kind  string
+	Start float64 // seconds since the start of the run
+	End   float64
+	Hist  *hdrhistogram.Histogram
+}
+
+// Event is something that happened once: a fault, a restart, a warning. events.jsonl.
+type Event struct {
+	T      float64 `json:"t_s"`
+	Kind   string  `json:"kind"` // fault restart warning phase
+	Detail string  `json:"detail"`
+}
+
+// Audit is the delivery proof of a run. audit.json. Counts are of pairs
+// (message, addressee device) except Sends and Acknowledged, which are messages.
+type Audit struct {
+	Sends        int64 `json:"sends"`        // written to a socket at least once
+	Acknowledged int64 `json:"acknowledged"` // Sent received
+	Unanswered   int64 `json:"unanswered"`   // neither Sent nor a final error: may or may not arrive
+	Expected     int64 `json:"expected"`     // pairs of acknowledged messages
+	Proved       int64 `json:"proved"`       // delivered exactly once, in order
+	Lost         int64 `json:"lost"`         // the device was drained and did not have it
+	Duplicated   int64 `json:"duplicated"`   // reached the application twice, beyond client de-duplication
+	Reordered    int64 `json:"reordered"`    // reached the application after a later one of its sender and conversation
+	Foreign      int64 `json:"foreign"`      // not addressed to this device
+	Unproved     int64 `json:"unproved"`     // the device could not be drained at the end
+	Redelivered  int64 `json:"redelivered"`  // dropped by the client's window: the evidence of at-least-once transport
+	// Sampled is the declared share of addressees that were proved, 1 without sampling.
+	Sampled float64 `json:"sampled"`
+
+	// Where deliveries came from; the four sum to all deliveries to applications.
+	Live       int64 `json:"live"`
+	Drain      int64 `json:"drain"`
+	Transition int64 `json:"transition"`
+	Proof      int64 `json:"proof"`
+
+	// Recipients is the sum of addressed users of acknowledged sends outside
+	// declared extra strata, and SteadySends their number: the fan-out.
+	FanoutSends      int64 `json:"fanout_sends"`
+	FanoutRecipients int64 `json:"fanout_recipients"`
+	// Of the pairs sent in gated phases: how many found their device offline.
+	OfflinePairs int64 `json:"offline_pairs"`
+	AllPairs     int64 `json:"all_pairs"`
+
+	Push PushAudit `json:"push"`
+
+	// Examples of what went wrong, at most 20, for people.
+	Examples []string `json:"examples,omitempty"`
+}
+
+// PushAudit: every inbox row older than the push delay has a push that the
+// provider accepted, a dead letter or an acknowledgement.
+type PushAudit struct {
+	Checked int64 `json:"checked"`
+	Missing int64 `json:"missing"`
+}
