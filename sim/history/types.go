@@ -103,15 +103,15 @@ type Second struct {
 	Proof      int64   `csv:"delivered_proof"`
 	Duplicates int64   `csv:"duplicates_dropped"` // dropped by the client's window: redeliveries
 	Logins     int64   `csv:"logins"`
-	Closed     int64   `csv:"closed"` // sessions ended by the client
-	Dropped    int64   `csv:"dropped"` // sessions ended by anyone else
-	Pushes     int64   `csv:"pushes"` // accepted by the provider
+	Closed     int64   `csv:"closed"`     // sessions ended by the client
+	Dropped    int64   `csv:"dropped"`    // sessions ended by anyone else
+	Pushes     int64   `csv:"pushes"`     // accepted by the provider
 	FramesIn   int64   `csv:"frames_in"`  // frames written to gateways, all kinds
 	FramesOut  int64   `csv:"frames_out"` // frames received from gateways
-	Connected  int64   `csv:"connected"` // at its end
-	InFlight   int64   `csv:"in_flight"` // written, not answered, at its end
-	Held       int64   `csv:"held"`      // replies and sends that wait for something, at its end
-	Unstarted  int64   `csv:"unstarted"` // scheduled actions given up
+	Connected  int64   `csv:"connected"`  // at its end
+	InFlight   int64   `csv:"in_flight"`  // written, not answered, at its end
+	Held       int64   `csv:"held"`       // replies and sends that wait for something, at its end
+	Unstarted  int64   `csv:"unstarted"`  // scheduled actions given up
 	Errors     int64   `csv:"errors"`
 }
 
