@@ -9,6 +9,15 @@ import (
 	"encoding/binary"
 )
 
+// Version is the version of the protocol, the "v1" of the subprotocols and of
+// Path. A change that an older client or server would misread needs a new
+// number, a new subprotocol and a new path; a new optional field or a new
+// server frame does not, because receivers skip what they do not know (in the
+// binary format; JSON is strict and for people).
+//
+//	1, 2026-11-24: first version.
+const Version = 1
+
 // Subprotocols a client may offer, in order of preference.
 const (
 	SubprotocolProto = "throng.v1+proto" // binary messages, one protobuf Frame each
@@ -33,3 +42,14 @@ func IDOf(user uint64, device uint32, clientMsgID uint64) MessageID {
 	h := sha256.Sum256(b[:])
 	return MessageID(h[:16])
 }
+
+// Conversation names a conversation from the point of view of one side: the
+// other user of a direct one, or the group. Exactly one field is not zero. It
+// can be a map key.
+type Conversation struct {
+	User  uint64
+	Group uint64
+}
+
+// ConversationOf returns the conversation a Send goes to.
+func ConversationOf(s *Send) Conversation { return Conversation{User: s.GetUser(), Group: s.GetGroup()} }
