@@ -1,0 +1,291 @@
+package system
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"time"
+)
+
+// MinKeyBytes is the shortest signing key that is accepted.
+const MinKeyBytes = 32
+
+// Config describes a deployment: every instance of every role with its
+// addresses, what they store in, and the settings they share. All processes of
+// a deployment are given the same one; instance i of a role is element i of
+// its list. An address is host:port; port 0 is allowed only where one process
+// runs the whole deployment (role All).
+type Config struct {
+	Gateways []GatewayInstance `json:"gateways"`
+	Messages []RPCInstance     `json:"messages"`
+	Fanouts  []FanoutInstance  `json:"fanouts"`
+	Groups   []GroupInstance   `json:"groups"`
+	Inboxes  []InboxInstance   `json:"inboxes"`
+	Pushes   []RPCInstance     `json:"pushes"`
+
+	Kafka    Kafka    `json:"kafka"`
+	Redis    Redis    `json:"redis"`
+	GroupSQL SQL      `json:"group_sql"`
+	Provider Provider `json:"provider"`
+
+	// Key signs client tokens and the proofs that a message is durable. Base64
+	// (standard encoding) of at least MinKeyBytes bytes.
+	Key string `json:"key"`
+
+	Log      Log      `json:"log"`
+	Settings Settings `json:"settings"`
+
+	// Plant names a planted bug, for tests of the audit only: drop, ack-early,
+	// commit-early, ex-member. Empty in production.
+	Plant string `json:"plant,omitempty"`
+}
+
+// GatewayInstance is one gateway: clients connect to Listen.
+type GatewayInstance struct {
+	ID     string `json:"id"` // names it in the registry; "gateway-<i>" when empty
+	Listen string `json:"listen"`
+	Debug  string `json:"debug"`
+}
+
+// RPCInstance is one instance of a role that only other roles call.
+type RPCInstance struct {
+	RPC   string `json:"rpc"`
+	Debug string `json:"debug"`
+}
+
+// FanoutInstance is one fan-out; nobody calls it.
+type FanoutInstance struct {
+	Debug string `json:"debug"`
+}
+
+// GroupInstance is one group service. HTTP serves the provisioning API.
+type GroupInstance struct {
+	RPC   string `json:"rpc"`
+	HTTP  string `json:"http"`
+	Debug string `json:"debug"`
+}
+
+// InboxInstance is one inbox service with the store of its shards.
+type InboxInstance struct {
+	RPC   string `json:"rpc"`
+	Debug string `json:"debug"`
+	SQL   SQL    `json:"sql"`
+}
+
+// Kafka is where the groups' logs are.
+type Kafka struct {
+	Brokers []string `json:"brokers"`
+	Topic   string   `json:"topic"`
+	// Partitions of Topic. Fixed for life: a group's log is in one of them.
+	Partitions int `json:"partitions"`
+}
+
+// Redis is the session registry, the group cache and the typing channels.
+type Redis struct {
+	Addr string `json:"addr"`
+}
+
+// SQL names a database.
+type SQL struct {
+	Driver string `json:"driver"` // "sqlite"
+	// DSN is the path of the database file for sqlite. Its folder must exist.
+	DSN string `json:"dsn"`
+}
+
+// Provider is who delivers push notifications.
+type Provider struct {
+	URL string `json:"url"` // http://host:port (HTTP/2 without TLS) or https
+}
+
+// Log says how processes log, to standard error.
+type Log struct {
+	Format string `json:"format"` // text (default) or json
+	Level  string `json:"level"`  // debug, info (default), warn, error
+}
+
+// Duration is a time.Duration that is written like "2s" or "250ms".
+type Duration time.Duration
+
+// MarshalText writes d as time.Duration does.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// UnmarshalText reads what time.ParseDuration reads; negative is an error.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil {
+		return fmt.Errorf("duration %q: write it like 2s or 250ms", text)
+	}
+	if v < 0 {
+		return fmt.Errorf("duration %q is negative", text)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// plants are the planted bugs that exist.
+var errPlant = errors.New("allowed are drop, ack-early, commit-early, ex-member, or nothing")
+
+// instances returns the number of instances of a role.
+func (c *Config) instances(r Role) int {
+	switch r {
+	case Gateway:
+		return len(c.Gateways)
+	case Message:
+		return len(c.Messages)
+	case Fanout:
+		return len(c.Fanouts)
+	case Group:
+		return len(c.Groups)
+	case Inbox:
+		return len(c.Inboxes)
+	case Push:
+		return len(c.Pushes)
+	case All:
+		return 1
+	}
+	return 0
+}
+
+// key returns the decoded signing key.
+func (c *Config) key() ([]byte, error) {
+	key, err := base64.StdEncoding.DecodeString(c.Key)
+	if err != nil {
+		return nil, fmt.Errorf("key: not base64: %w", err)
+	}
+	if len(key) < MinKeyBytes {
+		return nil, fmt.Errorf("key: %d bytes, at least %d are needed", len(key), MinKeyBytes)
+	}
+	return key, nil
+}
+
+// Check returns everything that is wrong with c, one error for each finding,
+// joined; each names the field.
+func (c *Config) Check() error {
+	var errs []error
+	bad := func(field, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s: %w", field, fmt.Errorf(format, args...)))
+	}
+	for _, r := range Roles() {
+		if c.instances(r) == 0 {
+			bad(plural(r), "at least one instance is needed")
+		}
+	}
+	c.checkAddresses(bad)
+	if len(c.Kafka.Brokers) == 0 {
+		bad("kafka.brokers", "at least one is needed")
+	}
+	for i, b := range c.Kafka.Brokers {
+		if _, _, err := net.SplitHostPort(b); err != nil {
+			bad(fmt.Sprintf("kafka.brokers[%d]", i), "%q is not host:port", b)
+		}
+	}
+	if c.Kafka.Topic == "" {
+		bad("kafka.topic", "missing")
+	}
+	if c.Kafka.Partitions < 1 || c.Kafka.Partitions > maxPartitions {
+		bad("kafka.partitions", "%d is not in 1..%d", c.Kafka.Partitions, maxPartitions)
+	}
+	if _, _, err := net.SplitHostPort(c.Redis.Addr); err != nil {
+		bad("redis.addr", "%q is not host:port", c.Redis.Addr)
+	}
+	checkSQL("group_sql", c.GroupSQL, bad)
+	for i, in := range c.Inboxes {
+		checkSQL(fmt.Sprintf("inboxes[%d].sql", i), in.SQL, bad)
+	}
+	if c.Provider.URL == "" {
+		bad("provider.url", "missing")
+	}
+	if _, err := c.key(); err != nil {
+		errs = append(errs, err)
+	}
+	if !slices.Contains([]string{"", "drop", "ack-early", "commit-early", "ex-member"}, c.Plant) {
+		bad("plant", "%q: %w", c.Plant, errPlant)
+	}
+	return errors.Join(errs...)
+}
+
+// maxPartitions bounds a topic: each partition costs a queue in the fan-out.
+const maxPartitions = 10_000
+
+func plural(r Role) string {
+	switch r {
+	case Inbox:
+		return "inboxes"
+	case Push:
+		return "pushes"
+	}
+	return string(r) + "s"
+}
+
+func checkSQL(field string, s SQL, bad func(field, format string, args ...any)) {
+	if s.Driver != "sqlite" {
+		bad(field+".driver", "%q: allowed is sqlite", s.Driver)
+	}
+	if s.DSN == "" {
+		bad(field+".dsn", "missing: the path of the database file")
+	}
+}
+
+// addresses calls f with the name and the value of every address that a
+// process of the deployment listens on.
+func (c *Config) addresses(f func(field string, addr *string)) {
+	for i := range c.Gateways {
+		f(fmt.Sprintf("gateways[%d].listen", i), &c.Gateways[i].Listen)
+		f(fmt.Sprintf("gateways[%d].debug", i), &c.Gateways[i].Debug)
+	}
+	for i := range c.Messages {
+		f(fmt.Sprintf("messages[%d].rpc", i), &c.Messages[i].RPC)
+		f(fmt.Sprintf("messages[%d].debug", i), &c.Messages[i].Debug)
+	}
+	for i := range c.Fanouts {
+		f(fmt.Sprintf("fanouts[%d].debug", i), &c.Fanouts[i].Debug)
+	}
+	for i := range c.Groups {
+		f(fmt.Sprintf("groups[%d].rpc", i), &c.Groups[i].RPC)
+		f(fmt.Sprintf("groups[%d].http", i), &c.Groups[i].HTTP)
+		f(fmt.Sprintf("groups[%d].debug", i), &c.Groups[i].Debug)
+	}
+	for i := range c.Inboxes {
+		f(fmt.Sprintf("inboxes[%d].rpc", i), &c.Inboxes[i].RPC)
+		f(fmt.Sprintf("inboxes[%d].debug", i), &c.Inboxes[i].Debug)
+	}
+	for i := range c.Pushes {
+		f(fmt.Sprintf("pushes[%d].rpc", i), &c.Pushes[i].RPC)
+		f(fmt.Sprintf("pushes[%d].debug", i), &c.Pushes[i].Debug)
+	}
+}
+
+// checkAddresses finds addresses that are not host:port or that two would
+// listen on.
+func (c *Config) checkAddresses(bad func(field, format string, args ...any)) {
+	taken := map[string]string{}
+	c.addresses(func(field string, addr *string) {
+		_, port, err := net.SplitHostPort(*addr)
+		if err != nil {
+			bad(field, "%q is not host:port", *addr)
+			return
+		}
+		if port == "0" {
+			return
+		}
+		if other, ok := taken[*addr]; ok {
+			bad(field, "%s is the address of %s already", *addr, other)
+			return
+		}
+		taken[*addr] = field
+	})
+}
+
+// clone returns a copy that shares nothing with c.
+func (c Config) clone() Config {
+	c.Gateways = slices.Clone(c.Gateways)
+	c.Messages = slices.Clone(c.Messages)
+	c.Fanouts = slices.Clone(c.Fanouts)
+	c.Groups = slices.Clone(c.Groups)
+	c.Inboxes = slices.Clone(c.Inboxes)
+	c.Pushes = slices.Clone(c.Pushes)
+	c.Kafka.Brokers = slices.Clone(c.Kafka.Brokers)
+	return c
+}
