@@ -1,0 +1,178 @@
+// Package scenario turns a YAML file into an immutable Spec: the question a
+// run answers, the profile and scale it runs at, its phases, faults and gates.
+// It owns the meaning, unit, range and default of every field, the published
+// workload figures (profile.go) and the scale-down law (rates.go). It has no
+// network, no clock and no goroutines, and imports nothing of this module.
+package scenario
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"time"
+)
+
+// Presets of the chat mix, see profile.go.
+const (
+	PresetA      = "A"      // group tail by the exponential fit, fan-out 2.08
+	PresetB      = "B"      // A with 2.95 % of heavy tail, fan-out 2.73
+	PresetC      = "C"      // recipients lognormal, 60 % of messages to groups, fan-out 11.2
+	PresetDirect = "direct" // no groups at all, fan-out 1
+)
+
+// Connection models: who holds a socket.
+const (
+	Foreground = "foreground" // only while the app is on the screen
+	Legacy     = "legacy"     // until an idle time-out, 639 s on average
+)
+
+// Spec is a parsed scenario. It is immutable: nobody writes to it after Parse;
+// WithOverrides returns a changed copy. Seconds are float64 and named ...S.
+type Spec struct {
+	Name       string
+	Question   string
+	Profile    string  // whatsapp_2025
+	Preset     string  // A, B, C, direct
+	Connection string  // foreground, legacy
+	Scale      float64 // share of the whole service, 1/5000 = 0.0002
+	Seed       uint64
+	Topology   Topology
+	Phases     Phases
+	Extra      []Stratum
+	Membership Membership
+	Faults     []Fault
+	Gates      Gates
+
+	// ProofSample is the share of offline addressees that are connected and
+	// drained at the end; below 1 the rest counts as unproved, declared.
+	ProofSample float64
+	// ReplyHoldLimitS bounds how long a reply waits for the message it answers.
+	ReplyHoldLimitS float64
+	// AckTimeoutS: a send without an answer for so long is written again.
+	AckTimeoutS float64
+	// PushDelayS: an inbox row unacknowledged for so long is told to push.
+	PushDelayS float64
+	// BacklogRowsPerLogin is the mean number of inbox rows that a user whose
+	// app opens in the run finds waiting; they are sent before warm-up.
+	BacklogRowsPerLogin float64
+	// Rates override, each on its own, what profile x scale gives; 0: not overridden.
+	Rates Overrides
+}
+
+// Topology counts the instances of each role, and the partitions of the log.
+type Topology struct {
+	Gateways, Messages, Fanouts, Groups, Inboxes, Pushes int
+	Partitions                                           int
+}
+
+// Phases of a run. Provision, Backlog, Proof and Report are budgets: what the
+// scenario plans for them. The backlog's sends are spread over its budget.
+type Phases struct {
+	ProvisionS  float64
+	RampS       float64
+	BacklogS    float64
+	WarmupS     float64
+	SteadyS     float64
+	SpikeS      float64
+	SpikeFactor float64 // offered sends in the spike over those of steady
+	SettleS     float64
+	ProofS      float64
+	ReportS     float64
+}
+
+// TotalS is the whole run from provisioning to the report, by budget.
+func (p Phases) TotalS() float64 {
+	return p.ProvisionS + p.RampS + p.BacklogS + p.WarmupS + p.SteadyS + p.SpikeS + p.SettleS + p.ProofS + p.ReportS
+}
+
+// Stratum declares extra sends outside the fan-out mean: Sends messages spread
+// over Groups groups of GroupSize members each, evenly over Phase.
+type Stratum struct {
+	Name      string
+	GroupSize int
+	Groups    int
+	Sends     int
+	Phase     string // warmup, steady, spike
+}
+
+// Membership changes of real groups during steady, a second.
+type Membership struct {
+	RemovalsPerS  float64
+	AdditionsPerS float64
+}
+
+// Fault kills one process.
+type Fault struct {
+	At           time.Duration // since the start of steady
+	Kill         string        // role/instance, as in fanout/0
+	RestartAfter time.Duration // from the kill
+}
+
+// Gates on the steady phase; 0: no such gate. Latencies are milliseconds from
+// the intended send time.
+type Gates struct {
+	P99SentMs          float64
+	P99DeliverMs       float64 // both kinds of deliver together
+	P99DeliverDirectMs float64
+	P99DeliverGroupMs  float64
+	P99DrainMs         float64
+	P99LoginMs         float64
+	// GeneratorLateP99Ms: above it the run is inconclusive, not failed.
+	GeneratorLateP99Ms float64
+	// FanoutMeanTolerance: relative distance of the measured fan-out from the
+	// profile's, above it the run is inconclusive.
+	FanoutMeanTolerance float64
+	// RateTolerance: relative distance of offered sends, logins and connected
+	// sockets from the resolved rates, above it the run is inconclusive.
+	RateTolerance float64
+	// MinDeliveries in the whole run; below it the run is inconclusive.
+	MinDeliveries int64
+}
+
+// Overrides of the resolved rates, for scenarios that are too small for the
+// profile's ratios. 0: not overridden.
+type Overrides struct {
+	Users        int64
+	SendsPerS    float64
+	LoginsPerS   float64
+	MeanSessionS float64
+	// ChatTempo divides the times between the messages of a chat.
+	ChatTempo float64
+	// BurstShare replaces the weight of the conversation burst branch (0.7473)
+	// in the law of times between messages: 0.95 makes bursts of 20 messages.
+	BurstShare float64
+}
+
+// Load reads and parses a scenario file. The error is an Errors when the
+// file's content is at fault.
+func Load(path string) (*Spec, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read scenario: %w", err)
+	}
+	return Parse(path, data)
+}
+
+// Hash identifies the resolved scenario: equal specs, equal hashes, whatever
+// the file's comments, order and spelling of defaults.
+func (s *Spec) Hash() string {
+	sum := sha256.Sum256(s.YAML())
+	return hex.EncodeToString(sum[:])
+}
+
+// WithOverrides returns a copy with another scale, steady duration (seconds)
+// or seed; nil leaves a value as it is. Values out of range are an Errors.
+func (s *Spec) WithOverrides(scale, steadyS *float64, seed *uint64) (*Spec, error) {
+	c := *s
+	if scale != nil {
+		c.Scale = *scale
+	}
+	if steadyS != nil {
+		c.Phases.SteadyS = *steadyS
+	}
+	if seed != nil {
+		c.Seed = *seed
+	}
+	return Parse("overridden scenario", c.YAML())
+}
