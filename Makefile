@@ -1,0 +1,146 @@
+# Everything a developer or CI runs. `make` alone lists the targets.
+# Needs Go and make; `make check` and `make test-race` need a C compiler too,
+# for the race detector.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+# One set of build flags for the binaries, the tests, vet and the linter, so
+# that they share one build cache; only -race has its own.
+export CGO_ENABLED := 0
+override GOFLAGS := $(strip $(filter-out -trimpath,$(GOFLAGS)) -trimpath)
+export GOFLAGS
+
+GO      ?= go
+LINT    := $(GO) tool -modfile=.ci/tools.mod golangci-lint
+TIMEOUT ?= 10m
+
+# Settings of `make sim`; only those that are set are passed on.
+SCENARIO ?=
+STACK    ?=
+SCALE    ?=
+DURATION ?=
+SEED     ?=
+OUT      ?=
+FLAGS    ?=
+
+# A scenario is a name under scenarios/ or the path of a file.
+scenario_file = $(if $(findstring /,$(SCENARIO))$(filter %.yaml %.yml,$(SCENARIO)),$(SCENARIO),scenarios/$(SCENARIO).yaml)
+flag          = $(if $(strip $($(1))),--$(2) '$(strip $($(1)))')
+
+FUZZTIME  ?= 1m
+BENCH     ?= .
+BENCHTIME ?= 1s
+COUNT     ?= 1
+BENCH_OUT ?= reports/bench/latest.txt
+
+CHECKS := mod fmt vet build lint test-race smoke
+
+.PHONY: help
+help: ## Lists the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "  make sim SCENARIO=name [STACK=embedded|containers|external|auto] [SCALE=1/5000]"
+	@echo "           [DURATION=60s] [SEED=1] [OUT=folder]"
+
+.PHONY: sim
+sim: ## Runs a scenario and writes its report: make sim SCENARIO=groups_peak
+ifeq ($(strip $(SCENARIO)),)
+	@echo "Say which scenario: make sim SCENARIO=name"
+	@$(MAKE) -s scenarios
+	@exit 1
+else
+	@$(MAKE) -s build
+	bin/throng run '$(scenario_file)'$(if $(strip $(STACK)), $(call flag,STACK,stack))$(if $(strip $(SCALE)), $(call flag,SCALE,scale))$(if $(strip $(DURATION)), $(call flag,DURATION,duration))$(if $(strip $(SEED)), $(call flag,SEED,seed))$(if $(strip $(OUT)), $(call flag,OUT,out)) $(FLAGS)
+endif
+
+.PHONY: scenarios
+scenarios: ## Lists the scenarios and what each asks
+	@for f in scenarios/*.yaml; do \
+		[ -f "$$f" ] || continue; \
+		awk -v name="$$(basename "$$f" .yaml)" '/^#/ { sub(/^#+ */, ""); printf "  %-16s %s\n", name, $$0; found = 1; exit } \
+			END { if (!found) printf "  %s\n", name }' "$$f"; \
+	done
+
+.PHONY: build
+build: ## Builds bin/throng (harness) and bin/chatd (backend), static
+	@$(GO) build -o bin/ ./sim/cmd/throng ./system/cmd/chatd
+
+.PHONY: test
+test: ## Runs all tests
+	$(GO) test -timeout $(TIMEOUT) ./...
+
+# What is heavy is compiled before the first test starts: on a small machine a
+# compiler beside a test that watches the clock makes the test fail.
+.PHONY: test-race
+test-race: export CGO_ENABLED := 1
+test-race: ## Runs all tests with the race detector (needs a C compiler)
+	$(GO) build -race ./...
+	$(GO) test -race -vet=off -count=1 -timeout $(TIMEOUT) ./...
+
+.PHONY: check
+check: ## Everything CI runs: mod, fmt, vet, build, lint, test-race, smoke
+	@total=$$(date +%s); times=; \
+	for step in $(CHECKS); do \
+		echo "== $$step"; start=$$(date +%s); \
+		$(MAKE) --no-print-directory $$step || { echo "== $$step failed"; exit 1; }; \
+		times="$$times$$step $$(( $$(date +%s) - start )) s, "; \
+	done; \
+	echo "== check passed: $${times}in all $$(( $$(date +%s) - total )) s"
+
+.PHONY: mod
+mod: ## Checks that go.mod lists what is used, no more and no less
+	$(GO) mod tidy -diff
+
+.PHONY: fmt
+fmt: ## Checks that every Go file is formatted
+	@unformatted=$$(gofmt -l $$(find . -name '*.go' -not -path './.*')); \
+	[ -z "$$unformatted" ] || { echo "gofmt -w these:"; echo "$$unformatted"; exit 1; }
+
+.PHONY: vet
+vet: ## Runs go vet
+	$(GO) vet ./...
+
+.PHONY: lint
+lint: ## Runs the linters of .golangci.yml
+	$(LINT) run
+
+.PHONY: smoke
+smoke: build ## Runs scenarios/smoke.yaml; inconclusive twice counts as failed
+	@STRICT=1 TRIES=2 .ci/gate smoke
+
+.PHONY: bench
+bench: ## Runs the benchmarks; BENCH= BENCHTIME= COUNT= BENCH_OUT=
+	@packages=$$(grep -rl --include='*_test.go' '^func Benchmark' sim system | xargs -n 1 dirname | sort -u | sed 's|^|./|'); \
+	[ -n "$$packages" ] || { echo "no package has benchmarks"; exit 1; }; \
+	mkdir -p "$$(dirname '$(BENCH_OUT)')"; \
+	{ $(GO) version; \
+	  echo "commit: $$(git describe --always --dirty 2>/dev/null || echo unknown)"; \
+	  echo "date: $$(date -u +%Y-%m-%d)"; \
+	  $(GO) test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem -count $(COUNT) -timeout 30m $$packages \
+		|| echo "FAILED"; \
+	} 2>&1 | tee '$(BENCH_OUT)' | awk -f .ci/bench.awk
+
+.PHONY: fuzz
+fuzz: ## Runs each fuzz target for FUZZTIME (1m)
+	@grep -rn --include='*_test.go' '^func Fuzz' sim system | \
+	sed 's|^\(.*\)/[^/]*:[0-9]*:func \(Fuzz[A-Za-z0-9_]*\).*|\1 \2|' | \
+	while read -r dir name; do \
+		echo "== $$dir $$name"; \
+		$(GO) test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) "./$$dir" || exit 1; \
+	done
+
+.PHONY: proto
+proto: ## Generates the Go code of the .proto files
+	PATH="$(CURDIR)/bin/tools:$$PATH" sh system/internal/rpc/generate.sh
+
+.PHONY: proto-tools
+proto-tools: ## Installs what `make proto` needs into bin/tools
+	GOBIN="$(CURDIR)/bin/tools" $(GO) install github.com/bufbuild/buf/cmd/buf@v1.75.0
+	GOBIN="$(CURDIR)/bin/tools" $(GO) install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
+	GOBIN="$(CURDIR)/bin/tools" $(GO) install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
+	GOBIN="$(CURDIR)/bin/tools" $(GO) install github.com/planetscale/vtprotobuf/cmd/protoc-gen-go-vtproto@v0.6.1-0.20240319094008-0393e58bdf10
+
+.PHONY: clean
+clean: ## Removes bin/; run folders under reports/runs/ stay
+	rm -rf bin
