@@ -37,7 +37,9 @@ func ServerHeaderLen(n int) int {
 
 // AppendServerHeader appends the header of an unmasked, unfragmented message
 // with n bytes of payload.
-func AppendServerHeader(dst []byte, opcode byte, n int) []byte { return appendHeader(dst, opcode, n, 0) }
+func AppendServerHeader(dst []byte, opcode byte, n int) []byte {
+	return appendHeader(dst, opcode, n, 0)
+}
 
 // AppendServerMessage appends a whole unmasked WebSocket message. Messages from
 // a server carry no mask and no state of the connection (no compression is

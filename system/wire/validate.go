@@ -12,7 +12,9 @@ type FrameError struct {
 	Fatal bool
 }
 
-func (e *FrameError) Error() string { return fmt.Sprintf("wire: frame refused: %s: %s", e.Code, e.Detail) }
+func (e *FrameError) Error() string {
+	return fmt.Sprintf("wire: frame refused: %s: %s", e.Code, e.Detail)
+}
 
 // Validate checks one frame from a client by itself: its kind is one that
 // clients send, its fields are in range and agree. What depends on the

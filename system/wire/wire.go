@@ -52,4 +52,6 @@ type Conversation struct {
 }
 
 // ConversationOf returns the conversation a Send goes to.
-func ConversationOf(s *Send) Conversation { return Conversation{User: s.GetUser(), Group: s.GetGroup()} }
+func ConversationOf(s *Send) Conversation {
+	return Conversation{User: s.GetUser(), Group: s.GetGroup()}
+}
