@@ -1,0 +1,279 @@
+// Package load is the open-loop engine: it plays a workload.Schedule against a
+// deployment over real WebSockets, records what happened from the intended
+// times, and proves at the end what was delivered.
+//
+// Arrivals never wait for the system. The scheduler hands each action on at its
+// intended time to queues that do not block; how late an action was started is
+// the generator's own error and recorded as such. What has to wait for the
+// system (a send for its login, a reply for the message it answers) is measured
+// from its intended time.
+//
+// It owns the simulated devices and their connections. It may not import
+// sim/target: what it needs of a deployment is the Target interface.
+package load
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"throng/sim/audit"
+	"throng/sim/client"
+	"throng/sim/history"
+	"throng/sim/metrics"
+	"throng/sim/population"
+	"throng/sim/scenario"
+	"throng/sim/workload"
+	"throng/system/wire"
+)
+
+// Target is what the engine needs of a deployment.
+type Target interface {
+	// Gateways returns the WebSocket base URLs.
+	Gateways() []string
+	// Token returns a bearer token of a device.
+	Token(user uint64, device uint32) (string, error)
+	// Provision creates users and groups; next returns io.EOF at the end.
+	Provision(ctx context.Context, next func() (*wire.Provision, error)) (*wire.ProvisionResult, error)
+	// ChangeMembers returns when the change is in the group's log.
+	ChangeMembers(ctx context.Context, c *wire.MembershipChange) (*wire.MembershipResult, error)
+	// Pushes calls f for each push the provider accepted, until ctx is done.
+	Pushes(ctx context.Context, f func(user uint64, device uint32, id wire.MessageID, at time.Time)) error
+	// Kill and Restart act on one process of a role.
+	Kill(role string, instance int) error
+	Restart(role string, instance int) error
+	// Sample and Scrape read the CPU and memory, and the counters, of all processes.
+	Sample() ([]history.RoleSample, error)
+	Scrape(ctx context.Context) ([]history.CounterSample, error)
+}
+
+// Config of an engine. All fields but Log and Progress are required.
+type Config struct {
+	Spec       *scenario.Spec
+	Population *population.Population
+	Schedule   *workload.Schedule
+	Target     Target
+	History    *history.Writer
+	Start      time.Time      // run time zero
+	Log        *slog.Logger   // nil: nothing is logged
+	Progress   func(Progress) // called about once a second
+}
+
+// Limits of the engine itself.
+const (
+	maxConnecting  = 4096             // logins in progress; more count as unstarted
+	sendWorkers    = 4                // senders of a device always share one worker
+	sendQueue      = 1 << 17          // actions waiting for a worker; more count as unstarted
+	resendAfter    = 15 * time.Second // an unanswered send is sent again
+	reconnectMin   = 50 * time.Millisecond
+	reconnectSpan  = 450 * time.Millisecond
+	proofInFlight  = 384 // devices being drained at once at the end
+	scrapeInterval = 5 * time.Second
+)
+
+// Engine runs one schedule once.
+type Engine struct {
+	cfg    Config
+	spec   *scenario.Spec
+	sched  *workload.Schedule
+	target Target
+	log    *slog.Logger
+
+	audit  *audit.Audit
+	rec    *metrics.Recorder
+	kinds  kinds
+	stats  stats
+	timers *timers
+	dialer client.Dialer
+	gates  []string
+
+	start     time.Time     // run time zero
+	loadStart time.Duration // run time of the schedule's zero
+	loadEnd   time.Duration
+	phase     atomic.Pointer[string]
+	nonce     uint32
+	backlog   atomic.Bool // backlog pushes cause no opens
+	closing   atomic.Bool // the load is over: nobody reconnects on their own
+
+	devices [deviceShards]deviceShard
+	members sync.Map            // group -> *groupEntry
+	joiners map[uint64][]uint64 // group -> users that the schedule adds to it
+	ids     [deviceShards]idShard
+	replies *replies
+	queues  [sendWorkers]chan job
+	flying  flying
+
+	pending       atomic.Int64 // devices to be proved
+	historyFailed atomic.Bool
+	pushes        struct{ checked, missing atomic.Int64 }
+
+	readers sync.WaitGroup // one for each connection's reader and each login
+}
+
+// New returns an engine; nothing runs before Run.
+func New(cfg Config) (*Engine, error) {
+	if len(cfg.Target.Gateways()) == 0 {
+		return nil, errors.New("load: the target has no gateway")
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Progress == nil {
+		cfg.Progress = func(Progress) {}
+	}
+	e := &Engine{cfg: cfg, spec: cfg.Spec, sched: cfg.Schedule, target: cfg.Target, log: cfg.Log,
+		gates: cfg.Target.Gateways(), start: cfg.Start, nonce: uint32(cfg.Start.UnixNano())}
+	e.audit = audit.New(audit.Config{Gated: gatedPhases(cfg.Schedule), Devices: cfg.Population.Devices, Sampled: cfg.Spec.ProofSample})
+	e.rec = metrics.NewRecorder(0)
+	e.kinds = registerKinds(e.rec)
+	e.timers = newTimers(e.now)
+	e.replies = newReplies(cfg.Schedule)
+	e.joiners = joinersOf(cfg.Schedule)
+	for i := range e.devices {
+		e.devices[i].m = make(map[audit.Device]*device)
+		e.ids[i].m = make(map[wire.MessageID]int32)
+	}
+	for i := range e.queues {
+		e.queues[i] = make(chan job, sendQueue)
+	}
+	e.setPhase("provision")
+	return e, nil
+}
+
+// now is the time since the start of the run, on the monotonic clock.
+func (e *Engine) now() time.Duration { return time.Since(e.start) }
+
+func (e *Engine) setPhase(name string) { e.phase.Store(&name) }
+
+// Outcome of a run.
+type Outcome struct {
+	Phases      []history.Phase
+	Audit       history.Audit
+	Interrupted bool
+}
+
+// Run provisions the target, plays the schedule, lets the system settle and
+// proves the deliveries. When ctx is cancelled the load stops, and what was
+// sent until then is still proved; when hard is cancelled Run returns as soon
+// as it can. An error means that the run could not be carried out at all.
+func (e *Engine) Run(ctx, hard context.Context) (*Outcome, error) {
+	out := &Outcome{}
+	run, stop := context.WithCancel(hard)
+	var bg sync.WaitGroup
+	defer func() {
+		stop()
+		e.abortAll()
+		e.readers.Wait()
+		bg.Wait()
+	}()
+	bg.Go(func() { e.sampleLoop(run) })
+	bg.Go(func() { e.scrapeLoop(run) })
+	phase := e.beginPhase("provision", e.spec.Phases.ProvisionS, false)
+	if err := e.provision(ctx); err != nil {
+		return nil, fmt.Errorf("load: provisioning: %w", err)
+	}
+	out.Phases = append(out.Phases, e.endPhase(phase))
+	bg.Go(func() { e.timers.run(run) })
+	bg.Go(func() { e.watchPushes(run) })
+	bg.Go(func() { e.resendLoop(run) })
+	for i := range e.queues {
+		bg.Go(func() { e.sendLoop(run, e.queues[i]) })
+	}
+
+	e.loadStart = e.now()
+	bg.Go(func() { e.faults(run) })
+	phases := e.playPhases(ctx)
+	out.Phases = append(out.Phases, phases...)
+	out.Interrupted = ctx.Err() != nil
+	e.loadEnd = e.now()
+
+	phase = e.beginPhase("settle", e.spec.Phases.SettleS, false)
+	e.settle(hard)
+	out.Phases = append(out.Phases, e.endPhase(phase))
+
+	e.closing.Store(true)
+	phase = e.beginPhase("proof", e.spec.Phases.ProofS, false)
+	e.prove(hard)
+	out.Phases = append(out.Phases, e.endPhase(phase))
+	out.Audit = e.audit.Report()
+	out.Audit.Push = e.pushAudit()
+	if hard.Err() != nil {
+		out.Interrupted = true
+	}
+	return out, nil
+}
+
+// beginPhase and endPhase bracket a phase outside the schedule.
+func (e *Engine) beginPhase(name string, budget float64, load bool) history.Phase {
+	e.setPhase(name)
+	return history.Phase{Name: name, Start: e.now().Seconds(), BudgetS: budget, Load: load}
+}
+
+func (e *Engine) endPhase(p history.Phase) history.Phase {
+	p.End = e.now().Seconds()
+	return p
+}
+
+// playPhases runs the schedule and returns its phases as they really were.
+func (e *Engine) playPhases(ctx context.Context) []history.Phase {
+	var out []history.Phase
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		e.play(ctx)
+	}()
+	for _, span := range e.sched.Phases {
+		if !span.Load {
+			continue
+		}
+		p := history.Phase{Name: span.Name, Start: (e.loadStart + span.Start).Seconds(),
+			BudgetS: (span.End - span.Start).Seconds(), Load: true, Gated: span.Gated}
+		e.setPhase(span.Name)
+		e.backlog.Store(span.Name == "ramp" || span.Name == "backlog")
+		select {
+		case <-time.After(e.loadStart + span.End - e.now()):
+		case <-ctx.Done():
+		}
+		p.End = min(e.now(), e.loadStart+span.End).Seconds()
+		out = append(out, p)
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	<-done
+	return out
+}
+
+// kinds are the recorder's numbers of the kinds of latency.
+type kinds struct {
+	sent, direct, group, read, drain, login, push, late, held metrics.Kind
+	first, last                                               []metrics.Kind // by size class
+}
+
+func registerKinds(r *metrics.Recorder) kinds {
+	k := kinds{
+		sent: r.Kind(history.KindSent), direct: r.Kind(history.KindDeliverDirect), group: r.Kind(history.KindDeliverGroup),
+		read: r.Kind(history.KindRead), drain: r.Kind(history.KindDrain), login: r.Kind(history.KindLogin),
+		push: r.Kind(history.KindPush), late: r.Kind(history.KindLate), held: r.Kind(history.KindHeld),
+	}
+	for _, c := range history.SizeClasses {
+		k.first = append(k.first, r.Kind(history.KindFanoutFirst+c.Name))
+		k.last = append(k.last, r.Kind(history.KindFanoutLast+c.Name))
+	}
+	return k
+}
+
+// gatedPhases returns the indexes of the phases whose figures decide.
+func gatedPhases(s *workload.Schedule) []uint8 {
+	var out []uint8
+	for i, p := range s.Phases {
+		if p.Gated {
+			out = append(out, uint8(i))
+		}
+	}
+	return out
+}

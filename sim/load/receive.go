@@ -1,0 +1,127 @@
+package load
+
+import (
+	"time"
+
+	"throng/sim/audit"
+	"throng/system/wire"
+)
+
+// deliver handles one message at a device: the client's window, the audit, the
+// latency, and what the delivery causes (replies, reads).
+func (e *Engine) deliver(d *device, m *wire.Deliver) {
+	now := e.now()
+	index, intended, ours := readBody(m.Body, e.nonce)
+	ours = ours && int(index) < len(e.replies.sends)
+	d.mu.Lock()
+	fresh := d.accept(m)
+	class := e.classify(d, intended)
+	if fresh && ours && (class == audit.Drain || class == audit.Proof) {
+		e.checkPush(d, intended, now)
+	}
+	leaves := d.until
+	d.mu.Unlock()
+	if !fresh {
+		e.stats.duplicates.Add(1)
+		e.audit.Redelivered(d.key)
+		return
+	}
+	res := e.audit.Delivered(d.key, m, class, now)
+	switch class {
+	case audit.Live:
+		e.stats.live.Add(1)
+	case audit.Drain:
+		e.stats.drained.Add(1)
+	case audit.Transition:
+		e.stats.transition.Add(1)
+	case audit.Proof:
+		e.stats.proof.Add(1)
+	}
+	if !ours {
+		return // the audit calls it foreign
+	}
+	if class == audit.Live {
+		e.recordLive(m, now-intended, res)
+	}
+	if res.Last && res.Group {
+		e.rec.Record(e.kinds.last[res.SizeClass], res.LastLatency.Microseconds())
+	}
+	for _, a := range e.replies.arrived(index, d.key.User) {
+		e.enqueue(job{action: a, released: true})
+	}
+	if class != audit.Proof {
+		e.scheduleRead(d, m, index, leaves)
+	}
+}
+
+// classify says how a delivery counts. intended is when its message should
+// have been sent. The caller holds d.mu.
+func (e *Engine) classify(d *device, intended time.Duration) audit.Class {
+	switch {
+	case d.proof:
+		return audit.Proof
+	case d.onlineSince(intended):
+		return audit.Live
+	case d.openedAt >= 0 && d.openedAt <= intended:
+		return audit.Transition // while it was logging in or draining
+	case d.lastOpen >= 0 && d.lastOpen <= intended && intended <= d.lastClose:
+		return audit.Transition // it left before the message came
+	}
+	return audit.Drain
+}
+
+func (e *Engine) recordLive(m *wire.Deliver, latency time.Duration, res audit.Delivery) {
+	us := latency.Microseconds()
+	if m.Group == 0 {
+		e.rec.Record(e.kinds.direct, us)
+		return
+	}
+	e.rec.Record(e.kinds.group, us)
+	if res.First {
+		e.rec.Record(e.kinds.first[res.SizeClass], res.FirstLatency.Microseconds())
+	}
+}
+
+// scheduleRead makes the user read the message after a while, if the session
+// lasts that long. A read receipt names the newest message of the stream.
+func (e *Engine) scheduleRead(d *device, m *wire.Deliver, index int32, leaves time.Duration) {
+	read, delay := e.sched.ReadDelay(d.key.User, index)
+	at := e.now() + delay
+	if !read || at >= leaves {
+		return
+	}
+	k := stream{m.Group, m.From, m.FromDevice}
+	e.timers.at(at, func() {
+		d.mu.Lock()
+		conn, upto := d.conn, d.newest[k]
+		d.mu.Unlock()
+		if conn != nil {
+			_ = conn.Write(&wire.Frame{Kind: &wire.Frame_Read{Read: &wire.Read{
+				Group: k.group, From: k.from, FromDevice: k.device, UptoSeq: upto}}})
+		}
+	})
+}
+
+// receipts handles watermarks that come back to the sender. The read latency
+// of a message is that of its first reader.
+func (e *Engine) receipts(d *device, r *wire.Receipts) {
+	now := e.now()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, x := range r.Receipts {
+		c := conv{group: x.Group}
+		if x.Group == 0 {
+			c.peer = x.Peer
+		}
+		o := d.out[c]
+		if o == nil || x.ReadSeq <= o.read {
+			continue
+		}
+		for _, s := range o.sent {
+			if s.seq > o.read && s.seq <= x.ReadSeq {
+				e.rec.Record(e.kinds.read, (now - s.intended).Microseconds())
+			}
+		}
+		o.read = x.ReadSeq
+	}
+}

@@ -1,0 +1,380 @@
+package load
+
+import (
+	"context"
+	"encoding/binary"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"throng/sim/audit"
+	"throng/sim/history"
+	"throng/sim/workload"
+	"throng/system/wire"
+)
+
+// The body of a simulated message begins with a header that tells the receiver
+// what it is; the rest is padding to the length that the profile wants.
+const (
+	bodyMagic  = 0x676e7274 // "trng"
+	bodyHeader = 24
+)
+
+// makeBody returns a body of n bytes (at least the header).
+func makeBody(n int, nonce uint32, index int32, intended time.Duration) []byte {
+	b := make([]byte, max(n, bodyHeader))
+	binary.LittleEndian.PutUint32(b[0:], bodyMagic)
+	binary.LittleEndian.PutUint32(b[4:], nonce)
+	binary.LittleEndian.PutUint32(b[8:], uint32(index))
+	binary.LittleEndian.PutUint64(b[16:], uint64(intended))
+	return b
+}
+
+// readBody returns the send's index and intended time, ok when the body is of
+// this run.
+func readBody(b []byte, nonce uint32) (index int32, intended time.Duration, ok bool) {
+	if len(b) < bodyHeader || binary.LittleEndian.Uint32(b) != bodyMagic || binary.LittleEndian.Uint32(b[4:]) != nonce {
+		return 0, 0, false
+	}
+	return int32(binary.LittleEndian.Uint32(b[8:])), time.Duration(binary.LittleEndian.Uint64(b[16:])), true
+}
+
+// play hands each action on at its intended time. It returns when the schedule
+// is over or ctx is done.
+func (e *Engine) play(ctx context.Context) {
+	actions := e.sched.Actions
+	for i := range actions {
+		a := &actions[i]
+		if wait := e.loadStart + a.At - e.now(); wait > 0 {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(wait):
+			}
+		}
+		switch a.Kind {
+		case workload.Send:
+			e.stats.offered.Add(1)
+			e.enqueue(job{action: a})
+		case workload.Typing, workload.Close:
+			e.enqueue(job{action: a})
+		case workload.Open:
+			e.late(a)
+			e.openSession(e.device(a.User, a.Device), e.loadStart+a.Until, conv{a.Conv.Group, a.Conv.Peer})
+		case workload.MemberAdd, workload.MemberRemove:
+			e.late(a)
+			e.readers.Go(func() { e.changeMembers(ctx, a) })
+		}
+	}
+}
+
+// late records how much later than intended an action was started: the
+// generator's own error.
+func (e *Engine) late(a *workload.Action) {
+	e.rec.Record(e.kinds.late, (e.now() - e.loadStart - a.At).Microseconds())
+}
+
+// job is an action for a send worker. released marks a reply that was held:
+// its intended time has passed already.
+type job struct {
+	action   *workload.Action
+	released bool
+}
+
+func (e *Engine) enqueue(j job) {
+	select {
+	case e.queues[hashUser(j.action.User)%sendWorkers] <- j:
+	default:
+		e.stats.unstarted.Add(1)
+	}
+}
+
+// sendLoop carries out the actions of its share of the users, in order.
+func (e *Engine) sendLoop(ctx context.Context, queue <-chan job) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case j := <-queue:
+			e.carryOut(j)
+		}
+	}
+}
+
+func (e *Engine) carryOut(j job) {
+	a := j.action
+	if j.released {
+		e.rec.Record(e.kinds.held, (e.now() - e.loadStart - a.At).Microseconds())
+		e.submit(a)
+		return
+	}
+	e.late(a)
+	switch a.Kind {
+	case workload.Send:
+		if a.ReplyTo < 0 || e.replies.due(a.Index) {
+			e.submit(a)
+		} else {
+			e.limitHold(a)
+		}
+	case workload.Typing:
+		e.typing(a)
+	case workload.Close:
+		e.leave(e.device(a.User, a.Device))
+	}
+}
+
+// limitHold gives a held reply up after the scenario's limit: the message it
+// answers does not come any more.
+func (e *Engine) limitHold(a *workload.Action) {
+	e.timers.at(e.loadStart+a.At+seconds(e.spec.ReplyHoldLimitS), func() {
+		if e.replies.giveUp(a.Index) {
+			e.stats.unstarted.Add(1)
+		}
+	})
+}
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+
+// submit makes a send part of its conversation and writes it as soon as its
+// device has a connection.
+func (e *Engine) submit(a *workload.Action) {
+	intended := e.loadStart + a.At
+	c := conv{a.Conv.Group, a.Conv.Peer}
+	clientID := uint64(a.Index) + 1
+	m := &outMsg{conv: c, index: a.Index, intended: intended, id: wire.IDOf(a.User, a.Device, clientID), written: -1,
+		send: &wire.Send{ClientMsgId: clientID, User: c.peer, Group: c.group, Kind: wire.Kind(a.MsgKind),
+			Body: makeBody(int(a.BodyLen), e.nonce, a.Index, intended)}}
+	addressees, class := e.addressees(c, a.User)
+	d := e.device(a.User, a.Device)
+	e.setIndex(m.id, a.Index)
+
+	d.mu.Lock()
+	m.dev = d
+	o := d.outboxOf(c)
+	o.seq++
+	m.seq = o.seq
+	o.unacked = append(o.unacked, m)
+	o.sent = append(o.sent, sentAt{m.seq, intended})
+	if len(o.sent) > maxSentKept {
+		o.sent = append(o.sent[:0], o.sent[len(o.sent)-maxSentKept/2:]...)
+	}
+	d.byID[clientID] = m
+	d.mu.Unlock()
+
+	h := e.audit.Written(audit.Message{ID: m.id, Group: c.group, Peer: c.peer, Sender: d.key, Seq: m.seq, Intended: intended,
+		Addressees: addressees, SizeClass: class, Phase: a.Phase, Stratum: a.Stratum})
+	for i, k := range addressees {
+		if r := e.known(k); r != nil {
+			r.mu.Lock()
+			online := r.onlineSince(intended)
+			r.mu.Unlock()
+			if online {
+				h.OnlineAt(i)
+			}
+		}
+	}
+	e.stats.written.Add(1)
+	e.stats.inFlight.Add(1)
+	e.flying.add(m)
+
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	m.audit = h
+	if d.state == open {
+		e.write(d, o, m)
+	}
+}
+
+// write puts an unanswered send on the device's connection. The caller holds
+// d.mu, which keeps the conversation in order.
+func (e *Engine) write(d *device, o *outbox, m *outMsg) {
+	m.send.Seq = m.seq
+	m.send.Chain = nil
+	if m.seq == o.acked+1 {
+		m.send.Chain = o.chain
+	}
+	m.written = e.now()
+	// An error is followed by Closed, and that by a reconnect that sends again.
+	_ = d.conn.Write(&wire.Frame{Kind: &wire.Frame_Send{Send: m.send}})
+}
+
+// resend writes everything unanswered of a conversation again, in order.
+func (e *Engine) resend(d *device, o *outbox) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	o.resending = false
+	if d.state != open {
+		return
+	}
+	for _, m := range o.unacked {
+		e.write(d, o, m)
+	}
+}
+
+// sent handles Sent: m is durable.
+func (e *Engine) sent(d *device, s *wire.Sent) {
+	now := e.now()
+	d.mu.Lock()
+	m := d.byID[s.ClientMsgId]
+	if m == nil { // answered before, on another connection
+		d.mu.Unlock()
+		return
+	}
+	delete(d.byID, s.ClientMsgId)
+	o := d.out[m.conv]
+	for i, u := range o.unacked {
+		if u == m {
+			o.unacked = append(o.unacked[:i], o.unacked[i+1:]...)
+			break
+		}
+	}
+	if m.seq > o.acked {
+		o.acked, o.chain = m.seq, s.Chain
+	}
+	m.done = true
+	d.mu.Unlock()
+	e.stats.inFlight.Add(-1)
+	e.stats.accepted.Add(1)
+	m.audit.Acknowledged()
+	e.rec.Record(e.kinds.sent, (now - m.intended).Microseconds())
+}
+
+// refusedOrRetry handles an Error that answers a send.
+func (e *Engine) refusedOrRetry(d *device, f *wire.Error) {
+	d.mu.Lock()
+	m := d.byID[f.ClientMsgId]
+	if m == nil {
+		d.mu.Unlock()
+		return
+	}
+	o := d.out[m.conv]
+	switch f.Code {
+	case wire.Code_CODE_RETRY, wire.Code_CODE_SEQUENCE, wire.Code_CODE_RATE_LIMITED, wire.Code_CODE_INTERNAL:
+	default:
+		e.refuse(d, o, m)
+		d.mu.Unlock()
+		e.stats.inFlight.Add(-1)
+		e.stats.refused.Add(1)
+		m.audit.Refused()
+		d.mu.Lock()
+		if len(o.unacked) == 0 {
+			d.mu.Unlock()
+			return
+		}
+	}
+	again := !o.resending
+	o.resending = true
+	d.mu.Unlock()
+	e.stats.errors.Add(1)
+	if again {
+		wait := max(time.Duration(f.RetryAfterMs)*time.Millisecond, 50*time.Millisecond)
+		e.timers.at(e.now()+wait+rand.N(wait), func() { e.resend(d, o) })
+	}
+}
+
+// refuse takes a send that was finally refused out of its conversation: its
+// number is free, those behind it move up. The caller holds d.mu.
+func (e *Engine) refuse(d *device, o *outbox, m *outMsg) {
+	delete(d.byID, m.send.ClientMsgId)
+	m.done = true
+	kept := o.unacked[:0]
+	for _, u := range o.unacked {
+		if u == m {
+			continue
+		}
+		if u.seq > m.seq {
+			u.seq--
+		}
+		kept = append(kept, u)
+	}
+	o.unacked = kept
+	o.seq--
+}
+
+// flying lists the unanswered sends in the order they were made.
+type flying struct {
+	mu  sync.Mutex
+	all []*outMsg
+}
+
+func (f *flying) add(m *outMsg) {
+	f.mu.Lock()
+	f.all = append(f.all, m)
+	f.mu.Unlock()
+}
+
+// unanswered returns those that are not answered, and forgets the others.
+func (f *flying) unanswered() []*outMsg {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	kept := f.all[:0]
+	for _, m := range f.all {
+		m.dev.mu.Lock()
+		done := m.done
+		m.dev.mu.Unlock()
+		if !done {
+			kept = append(kept, m)
+		}
+	}
+	clear(f.all[len(kept):])
+	f.all = kept
+	return append([]*outMsg(nil), kept...)
+}
+
+// resendLoop sends again what was written long ago and never answered.
+func (e *Engine) resendLoop(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		for _, m := range e.flying.unanswered() {
+			d := m.dev
+			d.mu.Lock()
+			o := d.out[m.conv]
+			stale := d.state == open && !m.done && m.written >= 0 && e.now()-m.written > resendAfter && !o.resending
+			o.resending = o.resending || stale
+			d.mu.Unlock()
+			if stale {
+				e.resend(d, o)
+			}
+		}
+	}
+}
+
+// addressees returns the devices that a send of user in c must reach, and the
+// size class of a group.
+func (e *Engine) addressees(c conv, user uint64) ([]audit.Device, int) {
+	if c.group == 0 {
+		return e.devicesOf(c.peer), 0
+	}
+	all, members := e.groupDevices(c.group)
+	out := make([]audit.Device, 0, len(all))
+	for _, k := range all {
+		if k.User != user {
+			out = append(out, k)
+		}
+	}
+	return out, sizeClass(members)
+}
+
+func sizeClass(members int) int {
+	for i, c := range history.SizeClasses {
+		if members <= c.Max {
+			return i
+		}
+	}
+	return len(history.SizeClasses) - 1
+}
+
+func (e *Engine) devicesOf(user uint64) []audit.Device {
+	n := e.cfg.Population.Devices(user)
+	out := make([]audit.Device, n)
+	for i := range out {
+		out[i] = audit.Device{User: user, Device: uint32(i)}
+	}
+	return out
+}

@@ -1,0 +1,265 @@
+package load
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"throng/sim/client"
+	"throng/sim/history"
+	"throng/sim/workload"
+	"throng/system/wire"
+)
+
+// openSession makes the device's user open the app until the given time. A
+// session that is already open is prolonged.
+func (e *Engine) openSession(d *device, until time.Duration, view conv) {
+	d.mu.Lock()
+	d.until = max(d.until, until)
+	if d.openedAt >= 0 {
+		d.mu.Unlock()
+		return
+	}
+	now := e.now()
+	d.openedAt, d.onlineAt, d.view = now, -1, view
+	d.state = connecting
+	d.mu.Unlock()
+	e.timers.at(until, func() { e.leave(d) })
+	e.connect(d)
+}
+
+// leave ends the session when its user's time has come.
+func (e *Engine) leave(d *device) {
+	d.mu.Lock()
+	if d.openedAt < 0 || d.proof || e.closing.Load() {
+		d.mu.Unlock()
+		return
+	}
+	if now := e.now(); d.until > now {
+		until := d.until
+		d.mu.Unlock()
+		e.timers.at(until, func() { e.leave(d) })
+		return
+	}
+	e.endSession(d)
+	conn := d.conn
+	d.conn, d.state = nil, offline
+	d.mu.Unlock()
+	if conn != nil {
+		_ = conn.Write(presenceFrame(false))
+		conn.Close()
+	}
+}
+
+// endSession notes that the user has left. The caller holds d.mu.
+func (e *Engine) endSession(d *device) {
+	d.lastOpen, d.lastClose = d.openedAt, e.now()
+	d.openedAt, d.onlineAt, d.until = -1, -1, 0
+}
+
+// connect logs the device in, on a goroutine of its own: a slow system must
+// not hold back other arrivals.
+func (e *Engine) connect(d *device) {
+	if e.stats.logging.Add(1) > maxConnecting {
+		e.stats.logging.Add(-1)
+		e.stats.unstarted.Add(1)
+		d.mu.Lock()
+		e.endSession(d)
+		d.state = offline
+		d.mu.Unlock()
+		return
+	}
+	e.readers.Go(func() {
+		defer e.stats.logging.Add(-1)
+		e.login(d)
+	})
+}
+
+func (e *Engine) login(d *device) {
+	start := e.now()
+	token, err := e.target.Token(d.key.User, d.key.Device)
+	if err != nil {
+		e.log.Error("token", "err", err)
+		e.lostConnection(d)
+		return
+	}
+	d.mu.Lock()
+	d.connectAt = start
+	gate := e.gates[d.gate%len(e.gates)]
+	d.mu.Unlock()
+	e.readers.Add(1) // the reader, until Closed
+	conn, err := e.dialer.Dial(context.Background(), gate, token, (*deviceHandler)(&session{e: e, d: d}))
+	if err != nil {
+		e.readers.Done()
+		e.stats.errors.Add(1)
+		e.log.Debug("login", "user", d.key.User, "err", err)
+		e.lostConnection(d)
+		return
+	}
+	e.stats.connected.Add(1)
+	d.mu.Lock()
+	if d.state != connecting { // left in the meantime
+		d.mu.Unlock()
+		conn.Start()
+		conn.Close()
+		return
+	}
+	d.conn, d.state = conn, open
+	e.stats.logins.Add(1)
+	e.rec.Record(e.kinds.login, (e.now() - start).Microseconds())
+	_ = conn.Write(&wire.Frame{Kind: &wire.Frame_Sync{Sync: &wire.Sync{InboxSeq: d.inboxSeq}}})
+	for _, o := range d.out {
+		for _, m := range o.unacked {
+			e.write(d, o, m)
+		}
+	}
+	proof, view := d.proof, d.view
+	d.mu.Unlock()
+	if !proof {
+		_ = conn.Write(presenceFrame(true))
+		if view != (conv{}) {
+			_ = conn.Write(&wire.Frame{Kind: &wire.Frame_View{View: &wire.View{User: view.peer, Group: view.group}}})
+		}
+	}
+	conn.Start()
+}
+
+func presenceFrame(available bool) *wire.Frame {
+	return &wire.Frame{Kind: &wire.Frame_Presence{Presence: &wire.Presence{Available: available}}}
+}
+
+// lostConnection makes the device connect again, elsewhere and after a random
+// time, as long as its user stays.
+func (e *Engine) lostConnection(d *device) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.conn = nil
+	d.gate++
+	now := e.now()
+	if d.openedAt < 0 {
+		d.state = offline
+		return
+	}
+	if (!d.proof && e.closing.Load()) || d.until <= now {
+		e.endSession(d)
+		d.state = offline
+		return
+	}
+	d.state = connecting
+	e.timers.at(now+reconnectMin+rand.N(reconnectSpan), func() { e.connect(d) })
+}
+
+// session is one connection of a device.
+type session struct {
+	e     *Engine
+	d     *device
+	drain bool // Current has come
+}
+
+// deviceHandler implements client.Handler.
+type deviceHandler session
+
+// Frame handles what the server sent.
+func (h *deviceHandler) Frame(c *client.Conn, f *wire.Frame) {
+	e, d := h.e, h.d
+	e.stats.framesOut.Add(1)
+	switch k := f.Kind.(type) {
+	case *wire.Frame_Deliver:
+		e.deliver(d, k.Deliver)
+	case *wire.Frame_Sent:
+		e.sent(d, k.Sent)
+	case *wire.Frame_Current:
+		e.current((*session)(h), c)
+	case *wire.Frame_Receipts:
+		e.receipts(d, k.Receipts)
+	case *wire.Frame_Error:
+		if k.Error.ClientMsgId != 0 {
+			e.refusedOrRetry(d, k.Error)
+		} else {
+			e.stats.errors.Add(1)
+		}
+	case *wire.Frame_Drain:
+		jitter := time.Duration(k.Drain.JitterMs)*time.Millisecond + time.Millisecond
+		e.timers.at(e.now()+rand.N(jitter), c.Close)
+	}
+}
+
+// current notes that the device is live.
+func (e *Engine) current(h *session, c *client.Conn) {
+	d := h.d
+	now := e.now()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.conn != c {
+		return
+	}
+	if d.onlineAt < 0 {
+		d.onlineAt = now
+	}
+	if !h.drain {
+		h.drain = true
+		if !d.proof {
+			e.rec.Record(e.kinds.drain, (now - d.connectAt).Microseconds())
+		}
+	}
+	if d.current != nil {
+		close(d.current)
+		d.current = nil
+	}
+}
+
+// Closed handles the end of a connection.
+func (h *deviceHandler) Closed(c *client.Conn, err error) {
+	e, d := h.e, h.d
+	defer e.readers.Done()
+	in, _ := c.Frames()
+	e.stats.framesIn.Add(in)
+	d.mu.Lock()
+	mine := d.conn == c
+	wasOpen := mine && d.state == open
+	d.mu.Unlock()
+	e.stats.connected.Add(-1)
+	if err == nil && !mine {
+		e.stats.closed.Add(1) // the user left
+		return
+	}
+	if err != nil {
+		e.stats.dropped.Add(1)
+		var ce *websocket.CloseError
+		if errors.As(err, &ce) && !wire.CloseCode(ce.Code).Reconnect() {
+			e.log.Warn("closed for good by the server", "user", d.key.User, "code", ce.Code, "text", ce.Text)
+		}
+	}
+	if wasOpen {
+		e.lostConnection(d)
+	}
+}
+
+// typing sends a typing frame if the session is open.
+func (e *Engine) typing(a *workload.Action) {
+	d := e.device(a.User, a.Device)
+	d.mu.Lock()
+	conn := d.conn
+	d.mu.Unlock()
+	if conn != nil {
+		_ = conn.Write(&wire.Frame{Kind: &wire.Frame_Typing{Typing: &wire.Typing{User: a.Conv.Peer, Group: a.Conv.Group}}})
+	}
+}
+
+// abortAll closes every socket at once.
+func (e *Engine) abortAll() {
+	e.closing.Store(true)
+	e.eachDevice(func(d *device) {
+		d.mu.Lock()
+		conn := d.conn
+		d.conn, d.state = nil, offline
+		d.openedAt = -1
+		d.mu.Unlock()
+		if conn != nil {
+			conn.Abort()
+		}
+	})
+}

@@ -1,0 +1,165 @@
+package load
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"throng/sim/history"
+)
+
+// stats are cumulative counts, read once a second.
+type stats struct {
+	offered, written, accepted, refused   atomic.Int64
+	live, drained, transition, proof      atomic.Int64
+	duplicates, logins, closed, dropped   atomic.Int64
+	pushes, framesIn, framesOut           atomic.Int64
+	unstarted, errors                     atomic.Int64
+	connected, inFlight, waiting, logging atomic.Int64 // gauges
+}
+
+func (s *stats) second() history.Second {
+	return history.Second{
+		Offered: s.offered.Load(), Written: s.written.Load(), Accepted: s.accepted.Load(), Refused: s.refused.Load(),
+		Live: s.live.Load(), Drained: s.drained.Load(), Transition: s.transition.Load(), Proof: s.proof.Load(),
+		Duplicates: s.duplicates.Load(), Logins: s.logins.Load(), Closed: s.closed.Load(), Dropped: s.dropped.Load(),
+		Pushes: s.pushes.Load(), FramesIn: s.framesIn.Load(), FramesOut: s.framesOut.Load(),
+		Unstarted: s.unstarted.Load(), Errors: s.errors.Load(),
+		Connected: s.connected.Load(), InFlight: s.inFlight.Load(), Held: s.waiting.Load(),
+	}
+}
+
+// since returns s with its counts reduced by those of before.
+func since(s, before history.Second) history.Second {
+	s.Offered -= before.Offered
+	s.Written -= before.Written
+	s.Accepted -= before.Accepted
+	s.Refused -= before.Refused
+	s.Live -= before.Live
+	s.Drained -= before.Drained
+	s.Transition -= before.Transition
+	s.Proof -= before.Proof
+	s.Duplicates -= before.Duplicates
+	s.Logins -= before.Logins
+	s.Closed -= before.Closed
+	s.Dropped -= before.Dropped
+	s.Pushes -= before.Pushes
+	s.FramesIn -= before.FramesIn
+	s.FramesOut -= before.FramesOut
+	s.Unstarted -= before.Unstarted
+	s.Errors -= before.Errors
+	return s
+}
+
+// Progress is what a person wants to see while a run goes on. Counts are of
+// the last second.
+type Progress struct {
+	Elapsed   time.Duration
+	Phase     string
+	Second    history.Second
+	P50, P99  time.Duration // send to deliver, online addressees; 0 without any
+	LateP99   time.Duration
+	Pending   int // devices still to be proved, in the proof phase
+	LoggingIn int64
+}
+
+// sampleLoop writes the series: every second counts, histograms and processes,
+// every scrapeInterval the counters of the roles.
+func (e *Engine) sampleLoop(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	var before history.Second
+	for {
+		end := ctx.Err() != nil
+		now := e.now()
+		phase := *e.phase.Load()
+		cum := e.stats.second()
+		sec := since(cum, before)
+		sec.Held += e.replies.held.Load()
+		before = cum
+		sec.T, sec.Phase = now.Seconds(), phase
+		e.record(e.cfg.History.Second(sec))
+		p50, p99, late := e.swap(now)
+		if samples, err := e.target.Sample(); err == nil {
+			for _, s := range samples {
+				s.T = now.Seconds()
+				e.record(e.cfg.History.Role(s))
+			}
+		}
+		e.cfg.Progress(Progress{Elapsed: now, Phase: phase, Second: sec, P50: p50, P99: p99, LateP99: late,
+			LoggingIn: e.stats.logging.Load(), Pending: int(e.pending.Load())})
+		if end {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// scrapeLoop reads the counters every scrapeInterval, when a phase begins and
+// at the end. It has a goroutine of its own: a role that is slow to answer must
+// not make holes in the series.
+func (e *Engine) scrapeLoop(ctx context.Context) {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	scraped, lastPhase := -scrapeInterval, ""
+	for ctx.Err() == nil {
+		phase := *e.phase.Load()
+		if now := e.now(); now-scraped >= scrapeInterval || phase != lastPhase {
+			scraped, lastPhase = now, phase
+			e.scrape(ctx)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+	e.scrape(ctx)
+}
+
+// scrape reads the counters of all roles. A role that is down answers at the
+// next scrape; the reader of the series allows for gaps.
+func (e *Engine) scrape(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	samples, err := e.target.Scrape(ctx)
+	if err != nil {
+		e.log.Debug("scrape", "err", err)
+	}
+	now := e.now().Seconds()
+	for _, s := range samples {
+		s.T = now
+		e.record(e.cfg.History.Counters(s))
+	}
+}
+
+// record notes the first failure to write the history; the run goes on, and
+// its verdict says that evidence is missing.
+func (e *Engine) record(err error) {
+	if err != nil && !e.historyFailed.Swap(true) {
+		e.log.Error("the run's record cannot be written", "err", err)
+	}
+}
+
+// swap writes the last interval's histograms and returns figures for the
+// progress line.
+func (e *Engine) swap(to time.Duration) (p50, p99, late time.Duration) {
+	micros := func(v int64) time.Duration { return time.Duration(v) * time.Microsecond }
+	for _, iv := range e.rec.Swap(to.Seconds()) {
+		e.record(e.cfg.History.Interval(iv))
+		switch iv.Kind {
+		case history.KindDeliverDirect:
+			p50, p99 = micros(iv.Hist.ValueAtQuantile(50)), micros(iv.Hist.ValueAtQuantile(99))
+		case history.KindLate:
+			late = micros(iv.Hist.ValueAtQuantile(99))
+		}
+	}
+	return p50, p99, late
+}
+
+// event notes something that happened once.
+func (e *Engine) event(kind, detail string) {
+	e.record(e.cfg.History.Event(history.Event{T: e.now().Seconds(), Kind: kind, Detail: detail}))
+}
