@@ -1,0 +1,345 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+)
+
+// ConsumerConfig says what a Consumer reads. Zero durations and sizes mean the
+// defaults.
+type ConsumerConfig struct {
+	Brokers []string
+	Topic   string
+	Group   string // consumer group
+
+	SessionTimeout time.Duration // default 6 s, the least that brokers take
+	Heartbeat      time.Duration // default 500 ms
+	CommitEvery    time.Duration // commits are coalesced for that long; default 250 ms
+	MaxWait        time.Duration // of one long poll; default 500 ms
+	MaxBytes       int           // of one fetch; default 1 MiB
+
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
+}
+
+// Consumer reads the partitions that the consumer group assigns to it, each in
+// order, and commits what it is told.
+type Consumer struct {
+	cfg                     ConsumerConfig
+	records, bytes, commits prometheus.Counter
+}
+
+// NewConsumer checks the configuration; nothing is connected before Run.
+func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
+	if cfg.Group == "" {
+		return nil, errors.New("kafka: consumer without a group")
+	}
+	if len(cfg.Brokers) == 0 || cfg.Topic == "" {
+		return nil, errors.New("kafka: consumer without brokers or topic")
+	}
+	cfg.SessionTimeout = orDefault(cfg.SessionTimeout, 6*time.Second)
+	cfg.Heartbeat = orDefault(cfg.Heartbeat, 500*time.Millisecond)
+	cfg.CommitEvery = orDefault(cfg.CommitEvery, 250*time.Millisecond)
+	cfg.MaxWait = orDefault(cfg.MaxWait, 500*time.Millisecond)
+	if cfg.MaxBytes <= 0 {
+		cfg.MaxBytes = 1 << 20
+	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = prometheus.NewRegistry()
+	}
+	cfg.Log = orDiscard(cfg.Log)
+	c := &Consumer{cfg: cfg}
+	var err error
+	if c.records, err = counter(cfg.Metrics, "throng_kafka_consumed_records_total", "Records fetched."); err != nil {
+		return nil, err
+	}
+	if c.bytes, err = counter(cfg.Metrics, "throng_kafka_consumed_bytes_total", "Keys and values of fetched records."); err != nil {
+		return nil, err
+	}
+	if c.commits, err = counter(cfg.Metrics, "throng_kafka_commits_total", "Offset commit requests."); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func orDefault(d, def time.Duration) time.Duration {
+	if d <= 0 {
+		return def
+	}
+	return d
+}
+
+// Run joins the consumer group and calls handle, in a goroutine of its own,
+// for each partition assigned, until ctx is done. handle's ctx ends when the
+// partition is taken away, and handle must then return promptly: the next
+// assignment waits for it. Whatever was given to Partition.Commit before
+// handle returned is committed. An absent broker is waited for.
+func (c *Consumer) Run(ctx context.Context, handle func(ctx context.Context, p *Partition)) error {
+	cl, transport, err := client(c.cfg.Brokers, "throng-consumer", c.cfg.Topic)
+	if err != nil {
+		return err
+	}
+	defer transport.CloseIdleConnections()
+	group, err := kafkago.NewConsumerGroup(kafkago.ConsumerGroupConfig{
+		ID: c.cfg.Group, Brokers: c.cfg.Brokers, Topics: []string{c.cfg.Topic},
+		GroupBalancers:    []kafkago.GroupBalancer{kafkago.RangeGroupBalancer{}},
+		HeartbeatInterval: c.cfg.Heartbeat, SessionTimeout: c.cfg.SessionTimeout,
+		RebalanceTimeout: c.cfg.SessionTimeout, JoinGroupBackoff: 200 * time.Millisecond,
+		StartOffset: kafkago.FirstOffset, Timeout: 3 * time.Second,
+	})
+	if err != nil {
+		return fmt.Errorf("kafka: consumer group %s: %w", c.cfg.Group, err)
+	}
+	stop := context.AfterFunc(ctx, func() {
+		if err := group.Close(); err != nil {
+			c.cfg.Log.Warn("leaving the consumer group", "err", err)
+		}
+	})
+	defer func() {
+		if stop() {
+			_ = group.Close() // never fails; see kafka-go
+		}
+	}()
+	var loops sync.WaitGroup // a generation that ended early does not wait for loops started late
+	defer loops.Wait()
+	for {
+		gen, err := group.Next(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return group.Close() // waits for the last generation's end
+		case err != nil:
+			c.cfg.Log.Warn("joining the consumer group", "group", c.cfg.Group, "err", err)
+			continue
+		}
+		c.generation(gen, cl, &loops, handle)
+	}
+}
+
+// generation starts the loops of one assignment; the consumer group ends them.
+func (c *Consumer) generation(gen *kafkago.Generation, cl *kafkago.Client, loops *sync.WaitGroup,
+	handle func(context.Context, *Partition),
+) {
+	var handlers sync.WaitGroup
+	parts := make([]*Partition, 0, len(gen.Assignments[c.cfg.Topic]))
+	for _, a := range gen.Assignments[c.cfg.Topic] {
+		p := &Partition{id: a.ID, consumer: c, client: cl, next: a.Offset, committed: a.Offset, mark: a.Offset}
+		parts = append(parts, p)
+		handlers.Add(1)
+		loops.Add(1)
+		gen.Start(func(ctx context.Context) {
+			defer loops.Done()
+			defer handlers.Done()
+			handle(ctx, p)
+		})
+	}
+	c.cfg.Log.Info("partitions assigned", "generation", gen.ID, "partitions", len(parts))
+	loops.Add(1)
+	gen.Start(func(ctx context.Context) {
+		defer loops.Done()
+		tick := time.NewTicker(c.cfg.CommitEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				c.commit(gen, parts)
+			case <-ctx.Done():
+				handlers.Wait()
+				c.commit(gen, parts)
+				return
+			}
+		}
+	})
+}
+
+// commit sends the watermarks that moved. A failure is left to the next tick;
+// a generation that can no longer commit is ended by its heartbeat.
+func (c *Consumer) commit(gen *kafkago.Generation, parts []*Partition) {
+	offsets := map[int]int64{}
+	for _, p := range parts {
+		if next, moved := p.moved(); moved {
+			offsets[p.id] = next
+		}
+	}
+	if len(offsets) == 0 {
+		return
+	}
+	c.commits.Inc()
+	if err := gen.CommitOffsets(map[string]map[int]int64{c.cfg.Topic: offsets}); err != nil {
+		c.cfg.Log.Warn("committing offsets", "generation", gen.ID, "err", err)
+		return
+	}
+	for _, p := range parts {
+		if next, ok := offsets[p.id]; ok {
+			p.settled(next)
+		}
+	}
+}
+
+// Partition is one partition for as long as it is assigned. Fetch belongs to
+// one goroutine, Commit may be called from any.
+type Partition struct {
+	id       int
+	consumer *Consumer
+	client   *kafkago.Client
+
+	next int64 // next offset to fetch; owned by the goroutine that fetches
+
+	mu        sync.Mutex
+	mark      int64 // what the caller wants committed
+	committed int64 // what is committed
+}
+
+// ID returns the partition's number.
+func (p *Partition) ID() int { return p.id }
+
+// Commit says that everything before next is done. Only the greatest counts;
+// it is sent with the others of the generation within CommitEvery.
+func (p *Partition) Commit(next int64) {
+	p.mu.Lock()
+	p.mark = max(p.mark, next)
+	p.mu.Unlock()
+}
+
+func (p *Partition) moved() (int64, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mark, p.mark > p.committed && p.mark >= 0
+}
+
+func (p *Partition) settled(next int64) {
+	p.mu.Lock()
+	p.committed = max(p.committed, next)
+	p.mu.Unlock()
+}
+
+// Fetch returns the next records in order, at least one: their offsets, their
+// values, and the offset after the last record that the partition has. It
+// waits for records and for an absent broker, and fails only when ctx is done.
+func (p *Partition) Fetch(ctx context.Context) (offsets []int64, values [][]byte, high int64, err error) {
+	wait := backoff{}
+	failing := false
+	for {
+		offsets, values, high, err = p.fetch(ctx)
+		if ctx.Err() != nil {
+			return nil, nil, 0, fmt.Errorf("kafka: partition %d: %w", p.id, context.Cause(ctx))
+		}
+		if err == nil && len(offsets) > 0 {
+			return offsets, values, high, nil
+		}
+		if err == nil {
+			wait.reset()
+			failing = false
+			continue // an empty long poll
+		}
+		if !failing {
+			p.consumer.cfg.Log.Warn("fetching, will go on trying", "partition", p.id, "offset", p.next, "err", err)
+			failing = true
+		}
+		if !wait.sleep(ctx) {
+			return nil, nil, 0, fmt.Errorf("kafka: partition %d: %w", p.id, context.Cause(ctx))
+		}
+	}
+}
+
+func (p *Partition) fetch(ctx context.Context) ([]int64, [][]byte, int64, error) {
+	cfg := &p.consumer.cfg
+	reqCtx, cancel := context.WithTimeout(ctx, cfg.MaxWait+3*time.Second)
+	defer cancel()
+	if p.next < 0 {
+		first, err := p.firstOffset(reqCtx)
+		if err != nil {
+			return nil, nil, 0, err
+		}
+		p.next = first
+	}
+	// Spread the empty polls of many partitions.
+	maxWait := cfg.MaxWait - time.Duration(rand.Int64N(int64(cfg.MaxWait)/4+1))
+	res, err := p.client.Fetch(reqCtx, &kafkago.FetchRequest{
+		Topic: cfg.Topic, Partition: p.id, Offset: p.next,
+		MinBytes: 1, MaxBytes: int64(cfg.MaxBytes), MaxWait: maxWait,
+	})
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	if errors.Is(res.Error, kafkago.OffsetOutOfRange) {
+		// Expired, or the log is another one: what remains starts at its first
+		// record. Records were lost by retention, not here, so it is loud.
+		cfg.Log.Error("offset out of range, starting over at the first record", "partition", p.id, "offset", p.next)
+		p.next = kafkago.FirstOffset
+		return nil, nil, 0, res.Error
+	}
+	if res.Error != nil {
+		return nil, nil, 0, res.Error
+	}
+	offsets, values, err := p.read(res.Records)
+	if len(offsets) > 0 {
+		return offsets, values, res.HighWatermark, nil // a torn last batch comes again
+	}
+	return nil, nil, res.HighWatermark, err
+}
+
+// read copies the records from the response and moves p.next past them.
+func (p *Partition) read(records kafkago.RecordReader) (offsets []int64, values [][]byte, err error) {
+	size := 0
+	for {
+		rec, err := records.ReadRecord()
+		if errors.Is(err, io.EOF) {
+			err = nil
+		} else if err == nil {
+			var key, value []byte
+			if key, value, err = contents(rec); err == nil {
+				if rec.Offset >= p.next { // a batch may start before what was asked for
+					offsets = append(offsets, rec.Offset)
+					values = append(values, value)
+					size += len(key) + len(value)
+					p.next = rec.Offset + 1
+				}
+				continue
+			}
+		}
+		p.consumer.records.Add(float64(len(offsets)))
+		p.consumer.bytes.Add(float64(size))
+		if err != nil {
+			err = fmt.Errorf("kafka: partition %d: decode: %w", p.id, err)
+		}
+		return offsets, values, err
+	}
+}
+
+func contents(rec *protocol.Record) (key, value []byte, err error) {
+	if rec.Key != nil {
+		key, err = protocol.ReadAll(rec.Key)
+		_ = rec.Key.Close() // of a memory page: cannot fail
+	}
+	if rec.Value != nil && err == nil {
+		value, err = protocol.ReadAll(rec.Value)
+		_ = rec.Value.Close()
+	}
+	return key, value, err
+}
+
+func (p *Partition) firstOffset(ctx context.Context) (int64, error) {
+	topic := p.consumer.cfg.Topic
+	res, err := p.client.ListOffsets(ctx, &kafkago.ListOffsetsRequest{
+		Topics: map[string][]kafkago.OffsetRequest{topic: {kafkago.FirstOffsetOf(p.id)}},
+	})
+	if err != nil {
+		return 0, err
+	}
+	for _, o := range res.Topics[topic] {
+		if o.Partition == p.id {
+			return o.FirstOffset, o.Error
+		}
+	}
+	return 0, kafkago.UnknownTopicOrPartition
+}
