@@ -1,8 +1,9 @@
 // Package population says who exists: users, their devices, activity and
 // contacts, conversations and their members. Nothing is stored for anybody:
 // everything is derived by hashing (seed, purpose, index), so that millions of
-// users cost nothing until they are asked for. It is pure, has no network, no
-// clock and no goroutines, and imports nothing of this module.
+// users cost nothing until they are asked for, and equal seeds give equal
+// populations on every machine. It is pure, has no network, no clock and no
+// goroutines, and imports nothing of this module.
 package population
 
 import "math/rand/v2"
@@ -10,55 +11,99 @@ import "math/rand/v2"
 // UserID is a user's number plus one: 1..users.
 type UserID = uint64
 
-// GroupID names a group; see Conversation.
+// GroupID names a group; what kind and which one can be read from its bits, so
+// members are found from the id alone. Ids stay below 2^53, as JSON needs.
 type GroupID = uint64
+
+// Figures of WORKLOAD.md sections 2a and 5; sim/scenario's profile lists them
+// with source and confidence.
+const (
+	activitySigma = 1.2   // of the lognormal of a user's rate of sends
+	meanContacts  = 489.6 // exponential
+	// Linked devices: 0.2 a user on average, at most 3 here (the service's
+	// limit is 4); the split is an assumption.
+	oneLinked, twoLinked, threeLinked = 0.11, 0.03, 0.01
+)
 
 // Population is a population of users of one seed. Safe for concurrent use.
 type Population struct {
-	seed   uint64
-	users  int64
-	preset string
+	seed  uint64
+	users int64
+	// order maps the position of a user in the order of activity to its
+	// number: the quantile of a user's activity is its position's.
+	order permutation
+	sizes sizeLaw
 }
 
-// Conversation is a chat of two people or of a group.
-type Conversation struct {
-	ID    uint64
-	Group GroupID // 0: direct
-	Size  int     // members, 2 for direct
-}
-
-// New returns the population of a seed: users of them, and the chat mix of a
-// preset of the scenario package (A, B, C, direct).
+// New returns the population of a seed with the given number of users (at
+// least 2) and the chat mix of a preset of the scenario package (A, B, C,
+// direct; anything else counts as B).
 func New(seed uint64, users int64, preset string) *Population {
-	return &Population{seed: seed, users: users, preset: preset}
+	users = max(users, 2)
+	return &Population{
+		seed:  seed,
+		users: users,
+		order: newPermutation(NewStream(seed, purposeUsers, 0, 0), uint64(users)),
+		sizes: newSizeLaw(preset),
+	}
 }
+
+// Seed is what everything is derived from.
+func (p *Population) Seed() uint64 { return p.seed }
 
 // Users is how many there are.
 func (p *Population) Users() int64 { return p.users }
 
-// Devices of a user: 1 and the linked ones; device 0 is the phone.
-func (p *Population) Devices(u UserID) int { return 1 }
+// Devices of a user: 1 and the linked ones, 1.2 on average; device 0 is the
+// phone.
+func (p *Population) Devices(u UserID) int {
+	s := NewStream(p.seed, purposeDevices, u, 0)
+	switch x := s.Float64(); {
+	case x < threeLinked:
+		return 4
+	case x < threeLinked+twoLinked:
+		return 3
+	case x < threeLinked+twoLinked+oneLinked:
+		return 2
+	}
+	return 1
+}
 
-// Activity of a user relative to the mean.
-func (p *Population) Activity(u UserID) float64 { return 1 }
+// Activity of a user relative to the mean: lognormal with sigma 1.2.
+func (p *Population) Activity(u UserID) float64 {
+	q := (float64(p.order.from(u-1)) + 0.5) / float64(p.users)
+	return Exp(float64(activitySigma*NormQuantile(q)) - activitySigma*activitySigma/2)
+}
 
-// SampleByActivity draws a user with probability proportional to activity.
-func (p *Population) SampleByActivity(rng *rand.Rand) UserID { return 1 }
+// SampleByActivity draws a user with probability proportional to activity, in
+// constant time: the logarithm of a size-biased lognormal is the normal
+// shifted by sigma squared, so the drawn quantile is Phi(Z + sigma).
+func (p *Population) SampleByActivity(rng *rand.Rand) UserID {
+	return p.byActivity((float64(rng.Uint64()>>12) + 0.5) / (1 << 52))
+}
 
-// Contacts is how many contacts a user has.
-func (p *Population) Contacts(u UserID) int { return 0 }
+// Sample is SampleByActivity from a Stream.
+func (p *Population) Sample(s *Stream) UserID { return p.byActivity(s.Float64()) }
 
-// Contact is the j-th contact of a user.
-func (p *Population) Contact(u UserID, j int) UserID { return 1 }
+func (p *Population) byActivity(u float64) UserID {
+	return p.order.at(index(NormCDF(NormQuantile(u)+activitySigma), uint64(p.users))) + 1
+}
 
-// Conversation with number c, in [0, ConversationSpace).
-func (p *Population) Conversation(c uint64) Conversation { return Conversation{} }
+// Contacts is how many contacts a user has, at least 1: exponential with mean
+// 489.6, bounded by the population.
+func (p *Population) Contacts(u UserID) int {
+	s := NewStream(p.seed, purposeContacts, u, 0)
+	return max(1, int(min(float64(p.users-1), meanContacts*s.Exp()+0.5)))
+}
 
-// Members of a conversation, by rank of who writes most; distinct.
-func (p *Population) Members(c uint64) []UserID { return nil }
-
-// BigGroup is the i-th group of a declared stratum of groups with size members.
-func (p *Population) BigGroup(i int, size int) (GroupID, []UserID) { return 0, nil }
-
-// GroupMembers are the members of a group of Conversation or BigGroup.
-func (p *Population) GroupMembers(g GroupID) []UserID { return nil }
+// Contact is the j-th contact of a user, another user drawn by activity.
+// Contacts are not symmetric, and two indices can name the same user.
+func (p *Population) Contact(u UserID, j int) UserID {
+	s := NewStream(p.seed, purposeContact, u, uint64(j))
+	for range 16 {
+		if c := p.Sample(&s); c != u {
+			return c
+		}
+	}
+	return u%uint64(p.users) + 1
+}
