@@ -9,7 +9,6 @@ import (
 	"github.com/gorilla/websocket"
 
 	"throng/sim/client"
-	"throng/sim/history"
 	"throng/sim/workload"
 	"throng/system/wire"
 )
