@@ -2,13 +2,13 @@ package target
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	dto "github.com/prometheus/client_model/go"
@@ -79,13 +79,17 @@ func (c *child) usage() (usage, error) {
 	total := usage{cpu: c.usedCPU}
 	if c.cmd != nil {
 		u, err := readUsage(c.cmd.Process.Pid)
-		if err != nil && !errors.Is(err, os.ErrNotExist) { // not exist: it has ended this instant
-			return usage{}, err
+		if err != nil {
+			if c.cmd.Process.Signal(syscall.Signal(0)) == nil {
+				return usage{}, err
+			}
+			u = usage{} // it has ended this instant
 		}
 		total.cpu += u.cpu
 		total.rss, total.threads = u.rss, u.threads
 	}
-	// /proc counts in ticks and wait4 in microseconds: never let the sum step back.
+	// The process can have ended, and not be accounted for yet: never let the
+	// sum step back.
 	total.cpu = max(total.cpu, c.reportedCPU)
 	c.reportedCPU = total.cpu
 	return total, nil

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // childAttr puts a child into a process group of its own, so that Ctrl-C
@@ -22,19 +24,15 @@ type usage struct {
 	threads int
 }
 
-// clockTick is the unit of CPU time in /proc, fixed at 100 Hz for user space.
-const clockTick = 10 * time.Millisecond
-
 // Fields of /proc/<pid>/stat, counted from the state, the first field after
 // the command name.
 const (
-	statUser    = 11
-	statSystem  = 12
 	statThreads = 17
 	statRSS     = 21
 )
 
-// readUsage reads /proc/<pid>/stat.
+// readUsage reads the CPU clock of the process, which counts in nanoseconds
+// where /proc counts in ticks of 10 ms, and the rest from /proc/<pid>/stat.
 func readUsage(pid int) (usage, error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -45,15 +43,19 @@ func readUsage(pid int) (usage, error) {
 	if len(fields) <= statRSS {
 		return usage{}, fmt.Errorf("target: usage of %d: %d fields", pid, len(fields))
 	}
-	var n [4]int64
-	for i, at := range []int{statUser, statSystem, statThreads, statRSS} {
-		if n[i], err = strconv.ParseInt(string(fields[at]), 10, 64); err != nil {
-			return usage{}, fmt.Errorf("target: usage of %d: field %d: %w", pid, at, err)
-		}
+	threads, err := strconv.Atoi(string(fields[statThreads]))
+	if err != nil {
+		return usage{}, fmt.Errorf("target: usage of %d: threads: %w", pid, err)
 	}
-	return usage{
-		cpu:     time.Duration(n[0]+n[1]) * clockTick,
-		rss:     n[3] * int64(os.Getpagesize()),
-		threads: int(n[2]),
-	}, nil
+	pages, err := strconv.ParseInt(string(fields[statRSS]), 10, 64)
+	if err != nil {
+		return usage{}, fmt.Errorf("target: usage of %d: resident pages: %w", pid, err)
+	}
+	// clock_getcpuclockid(3): the clock of a process is its inverted id with
+	// the kind of clock, here 2 (what the scheduler has counted), below it.
+	var ts unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|2), &ts); err != nil {
+		return usage{}, fmt.Errorf("target: usage of %d: CPU clock: %w", pid, os.NewSyscallError("clock_gettime", err))
+	}
+	return usage{cpu: time.Duration(ts.Nano()), rss: pages * int64(os.Getpagesize()), threads: threads}, nil
 }

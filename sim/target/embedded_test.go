@@ -1,0 +1,3 @@
+package target
+
+func helperHarness() int { return 0 }
