@@ -35,3 +35,8 @@ func mix(x uint64) uint64 {
 	x = (x ^ (x >> 27)) * 0x94d049bb133111eb
 	return x ^ (x >> 31)
 }
+
+// GroupInstance returns which of n group instances looks after a group: its
+// changes pass there, and there its members are cached. Any other instance can
+// answer for it.
+func GroupInstance(group uint64, n int) int { return int(mix(group^0xd6e8feb86659fd93) % uint64(n)) }
