@@ -146,8 +146,9 @@ func (e *Embedded) Capabilities() Capabilities {
 }
 
 // Start starts the infrastructure, then all roles at once, and returns when
-// every process is ready. When ctx is done, during Start or later, everything
-// is killed; give it a context that lives as long as the deployment shall.
+// every process is ready. ctx bounds Start alone: when it is done before that,
+// or Start fails otherwise, everything is killed. After Start, Close ends the
+// deployment; so does the end of this process, however it comes.
 func (e *Embedded) Start(ctx context.Context, progress func(string)) (err error) {
 	e.mu.Lock()
 	if e.started {
@@ -165,15 +166,6 @@ func (e *Embedded) Start(ctx context.Context, progress func(string)) (err error)
 	if err := e.prepare(); err != nil {
 		return err
 	}
-	stopWatching := context.AfterFunc(ctx, func() {
-		gone, cancel := context.WithCancel(context.Background())
-		cancel() // no grace
-		_ = e.Close(gone)
-	})
-	go func() {
-		<-e.closed
-		stopWatching()
-	}()
 	startCtx, cancel := context.WithTimeoutCause(ctx, e.cfg.StartTimeout, fmt.Errorf("gave up after %s", e.cfg.StartTimeout))
 	defer cancel()
 	progress("starting kafka, redis and the push provider")
@@ -224,16 +216,18 @@ func (e *Embedded) exited(c *child, wanted bool, err error) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.crashes++; e.crashes > maxCrashes {
-		e.cfg.OnEvent(history.Event{Kind: "warning", Detail: fmt.Sprintf("%s stays down: more than %d crashes", c.name(), maxCrashes)})
-		return
-	}
 	select {
 	case <-e.closed:
 		return
 	default:
 	}
+	e.crashes++
+	hopeless := e.crashes > maxCrashes
 	e.restarts.Go(func() {
+		if hopeless {
+			e.cfg.OnEvent(history.Event{Kind: "warning", Detail: fmt.Sprintf("%s stays down: more than %d crashes", c.name(), maxCrashes)})
+			return
+		}
 		select {
 		case <-e.closed:
 			return

@@ -18,8 +18,8 @@ type Target interface {
 	// Name of the kind of target, for the manifest: "embedded".
 	Name() string
 	// Start returns when every role is ready. progress is called with short
-	// lines about what is being waited for. After an error, or once ctx is
-	// done, nothing is left running.
+	// lines about what is being waited for. ctx bounds Start alone. After an
+	// error nothing is left running.
 	Start(ctx context.Context, progress func(string)) error
 	// Gateways returns base URLs, ws://host:port, without the path.
 	Gateways() []string
