@@ -1,0 +1,242 @@
+package gateway
+
+import (
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"throng/system/wire"
+)
+
+// conn is one WebSocket. It is small on purpose: an idle one is this struct,
+// the socket and the reader's stack, and has no buffers.
+type conn struct {
+	g       *Gateway
+	id      uint64 // set by table.add
+	user    uint64
+	device  uint32
+	format  wire.Format
+	fd      int // valid while !closed, under mu
+	nc      net.Conn
+	raw     syscall.RawConn
+	expires int64         // of the token, Unix seconds
+	opened  time.Duration // since Gateway.start
+
+	// The reader's own.
+	in      []byte        // the start of a frame whose rest has not come
+	msg     []byte        // the fragments of a message so far
+	msgOp   byte          // opcode of that message, 0: none begun
+	tat     time.Duration // rate limit: when the bucket will be full again
+	view    topic
+	partial atomic.Int64 // since when in or msg is not empty, 0: they are
+
+	lastRx   atomic.Int64 // time of the last byte, since Gateway.start
+	pinged   int64        // lastRx when the sweeper sent a ping; the sweeper's own
+	inFlight atomic.Int32 // sends without an answer
+
+	// mu guards what follows and is held while writing to fd, so that messages
+	// leave whole and in order. Lock order: inboxLink.mu, then conn.mu.
+	mu        sync.Mutex
+	pend      [][]byte // whole WebSocket messages, shared, not to be changed
+	backlog   []byte   // what the socket did not take of a message, goes before pend
+	pendBytes int      // in pend, backlog and the hands of writeBlocked
+	blocked   bool     // writeBlocked runs and is the only one who writes
+	closing   bool     // nothing is accepted any more; a close message may be pending
+	closed    bool     // fd must not be used any more
+	reason    string   // label of throng_ws_closed_total
+
+	synced    bool   // Sync has come: the inbox knows, or will, of the session
+	detached  bool   // the inbox and the registry know, or will, of its end
+	available bool   // has announced presence
+	inboxSeq  uint64 // Sync.inbox_seq
+	openedIn  uint64 // inboxLink.epoch in which the session was opened
+	base      uint64 // delivered when it was opened
+	delivered uint64 // Deliver messages so far
+	acked     uint64 // of them, acknowledged
+	ackQueued bool   // waits in inboxLink.acks
+}
+
+// close sends a close message after all that is pending and ends the
+// connection; the client has closeGrace to answer. Only the first call counts.
+func (c *conn) close(code wire.CloseCode) {
+	c.closeWith(wire.AppendCloseMessage(nil, code, code.String()), code.String())
+}
+
+func (c *conn) closeWith(message []byte, reason string) {
+	c.mu.Lock()
+	if c.closing {
+		c.mu.Unlock()
+		return
+	}
+	c.closing, c.reason = true, reason
+	c.pend = append(c.pend, message)
+	c.pendBytes += len(message)
+	c.flushLocked()
+	c.mu.Unlock()
+	if err := c.nc.SetReadDeadline(time.Now().Add(closeGrace)); err != nil {
+		c.abort(reason) // then there is no deadline to wait for
+	}
+	c.detach()
+}
+
+// abort ends the connection at once, whatever is pending. The reader cleans up.
+func (c *conn) abort(reason string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.abortLocked(reason)
+}
+
+func (c *conn) abortLocked(reason string) {
+	if c.closed {
+		return
+	}
+	if !c.closing {
+		c.closing, c.reason = true, reason
+	}
+	c.dropPendingLocked()
+	// The reader sees the end of the stream. An error means that the peer has
+	// ended it already, and then the reader knows.
+	_ = unix.Shutdown(c.fd, unix.SHUT_RDWR)
+}
+
+// detach tells the inbox and the registry, once, that the session has ended.
+func (c *conn) detach() {
+	c.mu.Lock()
+	if !c.synced || c.detached {
+		c.mu.Unlock()
+		return
+	}
+	c.detached = true
+	available := c.available
+	c.mu.Unlock()
+	c.g.inboxOf(c.user).closeSession(c)
+	c.g.cfg.Sessions.Unregister(c.user, c.device, c.id)
+	if available {
+		c.g.views.publishPresence(c.user, false)
+	}
+}
+
+// finish releases the connection. Only the reader calls it, when it has left
+// the socket: closing the socket waits for everybody who uses it.
+func (c *conn) finish() {
+	c.mu.Lock()
+	c.closing, c.closed = true, true
+	c.dropPendingLocked()
+	if c.reason == "" {
+		c.reason = "client"
+	}
+	reason := c.reason
+	c.mu.Unlock()
+	c.detach()
+	c.g.views.set(c, topic{})
+	c.g.table.remove(c)
+	// The peer may have reset it: there is nobody to tell.
+	_ = c.nc.Close()
+	c.g.m.connections.Dec()
+	c.g.m.closed(reason)
+	c.g.conns.Done()
+}
+
+// sync begins the session: the first frame has come.
+func (c *conn) sync(s *wire.Sync) {
+	// Register first, then drain: whoever looks the device up after the inbox
+	// has it finds it.
+	c.g.cfg.Sessions.Register(c.user, c.device, c.id)
+	c.mu.Lock()
+	gone := c.closing
+	c.synced = !gone
+	c.inboxSeq = s.GetInboxSeq()
+	c.mu.Unlock()
+	if gone {
+		c.g.cfg.Sessions.Unregister(c.user, c.device, c.id)
+		return
+	}
+	c.g.m.logins.Inc()
+	c.g.inboxOf(c.user).openSession(c)
+}
+
+// ack notes that the client has the first upto Delivers. It reports false when
+// there were not as many.
+func (c *conn) ack(upto uint64) bool {
+	c.mu.Lock()
+	if upto > c.delivered {
+		c.mu.Unlock()
+		return false
+	}
+	tell := upto > c.acked && !c.ackQueued
+	if upto > c.acked {
+		c.acked = upto
+		c.ackQueued = true
+	}
+	c.mu.Unlock()
+	if tell {
+		c.g.inboxOf(c.user).queueAck(c)
+	}
+	return true
+}
+
+// reply sends one frame to this connection.
+func (c *conn) reply(kind int, f *wire.Frame) {
+	if c.queueReply(kind, f) {
+		c.flush()
+	}
+}
+
+// queueReply appends one frame and reports whether the caller has to flush.
+func (c *conn) queueReply(kind int, f *wire.Frame) bool {
+	b, err := c.format.ServerMessage(f)
+	if err != nil {
+		c.g.log.Error("frame of the server cannot be encoded", "kind", kindName(kind), "err", err)
+		return false
+	}
+	c.g.m.tx[kind].Inc()
+	return c.push(b, false)
+}
+
+// replyError answers a frame with an Error.
+func (c *conn) replyError(e *wire.Error) {
+	c.reply(kindError, &wire.Frame{Kind: &wire.Frame_Error{Error: e}})
+}
+
+// sendShared sends a frame that others get too.
+func (c *conn) sendShared(s *sharedFrame) {
+	if b := s.in(c.format); b != nil && c.push(b, false) {
+		c.flush()
+	}
+	c.g.m.tx[s.kind].Inc()
+}
+
+// sharedFrame is one frame for many connections, as whole WebSocket messages.
+// It belongs to one goroutine; the slices may be kept by anybody.
+type sharedFrame struct {
+	g     *Gateway
+	kind  int
+	proto []byte
+	json  []byte // made when the first JSON connection needs it
+}
+
+// in returns the message in a format, nil if it cannot be had.
+func (s *sharedFrame) in(f wire.Format) []byte {
+	if f == wire.Proto {
+		return s.proto
+	}
+	if s.json == nil {
+		_, n, err := wire.ParseHeader(s.proto)
+		if err != nil || n == 0 {
+			return nil
+		}
+		frame, err := wire.Proto.Decode(s.proto[n:])
+		if err == nil {
+			s.json, err = wire.JSON.ServerMessage(frame)
+		}
+		if err != nil {
+			s.g.log.Error("frame of an inbox cannot be written as JSON", "err", err)
+			return nil
+		}
+	}
+	return s.json
+}

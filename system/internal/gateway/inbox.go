@@ -1,0 +1,373 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"throng/system/internal/rpc"
+	"throng/system/placement"
+	"throng/system/wire"
+)
+
+// inboxLink is the stream to one inbox instance. What it has to say collects
+// in lists while a batch is on its way and goes out as the next one.
+type inboxLink struct {
+	g     *Gateway
+	index int
+	cc    *grpc.ClientConn
+	wake  chan struct{} // capacity 1, never closed
+
+	mu sync.Mutex
+	up bool
+	// epoch numbers the streams: a session opened in an earlier one does not
+	// exist for the instance any more.
+	epoch  uint64
+	reset  context.CancelFunc // ends the current stream
+	opens  []*conn
+	acks   []*conn
+	closes []*rpc.SessionClose
+	reads  []*rpc.ReceiptUpdate
+}
+
+func newInboxLink(g *Gateway, index int, cc *grpc.ClientConn) *inboxLink {
+	return &inboxLink{g: g, index: index, cc: cc, wake: make(chan struct{}, 1)}
+}
+
+func (l *inboxLink) isUp() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.up
+}
+
+func (l *inboxLink) poke() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// openSession tells the instance of a session; while there is no stream, the
+// next one begins with all sessions there are.
+func (l *inboxLink) openSession(c *conn) {
+	l.mu.Lock()
+	if l.up {
+		l.openLocked(c)
+	}
+	l.mu.Unlock()
+	l.poke()
+}
+
+func (l *inboxLink) openLocked(c *conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.synced || c.closing || c.openedIn == l.epoch {
+		return
+	}
+	// From here the instance counts from 1 again, the client does not.
+	c.openedIn, c.base, c.acked = l.epoch, c.delivered, c.delivered
+	l.opens = append(l.opens, c)
+}
+
+func (l *inboxLink) closeSession(c *conn) {
+	l.mu.Lock()
+	if l.up {
+		l.closes = append(l.closes, &rpc.SessionClose{Conn: c.id, User: c.user})
+		if len(l.closes) > maxCloses {
+			l.g.m.closeQueue.Dropped.Inc()
+			l.reset()
+		}
+	}
+	l.mu.Unlock()
+	l.poke()
+}
+
+// queueAck has the connection's newest acknowledgement sent with the next
+// batch; conn.ackQueued keeps it in the list once.
+func (l *inboxLink) queueAck(c *conn) {
+	l.mu.Lock()
+	first := len(l.acks) == 0
+	l.acks = append(l.acks, c)
+	l.mu.Unlock()
+	if first {
+		l.poke()
+	}
+}
+
+// queueRead passes a read receipt to the sender's shard, best effort.
+func (l *inboxLink) queueRead(reader uint64, r *wire.Read) {
+	l.mu.Lock()
+	full := len(l.reads) >= l.g.limits.ReadQueue
+	if !full {
+		l.reads = append(l.reads, &rpc.ReceiptUpdate{To: r.GetFrom(), ToDevice: r.GetFromDevice(),
+			Group: r.GetGroup(), Peer: reader, ReadSeq: r.GetUptoSeq()})
+	}
+	l.mu.Unlock()
+	if full {
+		l.g.m.readQueue.Dropped.Inc()
+		return
+	}
+	l.poke()
+}
+
+// run keeps a stream open until ctx is done.
+func (l *inboxLink) run(ctx context.Context) {
+	retry := time.NewTimer(0)
+	defer retry.Stop()
+	wasUp := true
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-retry.C:
+		}
+		reached, err := l.stream(ctx)
+		if (reached || wasUp) && ctx.Err() == nil {
+			l.g.log.Warn("no stream to inbox instance", "instance", l.index, "err", err)
+		}
+		wasUp = reached
+		retry.Reset(reopenDelay)
+	}
+}
+
+// stream runs one stream to its end. reached says whether the instance
+// answered at all.
+func (l *inboxLink) stream(ctx context.Context) (reached bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s, err := rpc.NewInboxClient(l.cc).Sessions(ctx)
+	if err != nil {
+		return false, fmt.Errorf("inbox instance %d: open: %w", l.index, err)
+	}
+	hello := &rpc.GatewayBatch{Hello: &rpc.GatewayHello{Gateway: l.g.cfg.ID, Incarnation: l.g.incarnation}}
+	if err := s.Send(hello); err != nil {
+		return false, fmt.Errorf("inbox instance %d: hello: %w", l.index, err)
+	}
+	impatience := time.AfterFunc(helloTimeout, cancel)
+	first, err := s.Recv()
+	impatience.Stop()
+	if err != nil {
+		return false, fmt.Errorf("inbox instance %d: hello: %w", l.index, err)
+	}
+	l.begin(cancel)
+	l.g.log.Info("stream to inbox instance", "instance", l.index, "owner", first.GetIncarnation())
+
+	batches := make(chan *rpc.OwnerBatch, waitingBatches)
+	var wg sync.WaitGroup
+	wg.Go(func() { defer cancel(); l.send(ctx, s) })
+	wg.Go(func() { l.handle(first, batches) })
+	var rerr error
+	for {
+		b, err := s.Recv()
+		if err != nil {
+			rerr = err
+			break
+		}
+		batches <- b
+	}
+	cancel()
+	close(batches)
+	wg.Wait()
+	// Every delivery of this stream has been handled: the next one may begin.
+	l.end()
+	return true, fmt.Errorf("inbox instance %d: %w", l.index, rerr)
+}
+
+// begin marks the stream as up and opens all sessions of this instance on it.
+func (l *inboxLink) begin(reset context.CancelFunc) {
+	l.mu.Lock()
+	l.epoch++
+	l.up, l.reset = true, reset
+	l.mu.Unlock()
+	// Whoever syncs from here on opens itself; openedIn keeps it to once.
+	n := len(l.g.inboxes)
+	for _, c := range l.g.table.all() {
+		if placement.UserInboxInstance(c.user, n) == l.index {
+			l.openSession(c)
+		}
+	}
+	l.poke()
+}
+
+func (l *inboxLink) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.up = false
+	l.opens, l.closes = nil, nil
+	for _, c := range l.acks {
+		c.mu.Lock()
+		c.ackQueued = false
+		c.mu.Unlock()
+	}
+	l.acks = nil
+}
+
+// send sends what collects until the stream ends.
+func (l *inboxLink) send(ctx context.Context, s grpc.BidiStreamingClient[rpc.GatewayBatch, rpc.OwnerBatch]) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.wake:
+		}
+		// Readers that are runnable add theirs first: the batch grows by what
+		// is there already, without a timer.
+		runtime.Gosched()
+		for b := l.take(); b != nil; b = l.take() {
+			if err := s.Send(b); err != nil {
+				return // Recv has the reason
+			}
+		}
+	}
+}
+
+// take returns the next batch, nil if there is nothing to say.
+func (l *inboxLink) take() *rpc.GatewayBatch {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.opens)+len(l.acks)+len(l.closes)+len(l.reads) == 0 {
+		return nil
+	}
+	b := &rpc.GatewayBatch{
+		Closes: cut(&l.closes), Reads: cut(&l.reads),
+	}
+	if conns := cut(&l.opens); len(conns) > 0 {
+		opens := make([]rpc.SessionOpen, len(conns))
+		b.Opens = make([]*rpc.SessionOpen, 0, len(conns))
+		for i, c := range conns {
+			// The close of one that has ended meanwhile may have gone already:
+			// it must not be opened after it.
+			if c.isClosing() {
+				continue
+			}
+			o := &opens[i]
+			o.User, o.Device, o.Conn = c.user, c.device, c.id
+			o.InboxSeq = c.inboxSeq // set once, before the conn came into the list
+			b.Opens = append(b.Opens, o)
+		}
+	}
+	if conns := cut(&l.acks); len(conns) > 0 {
+		acks := make([]rpc.SessionAck, len(conns))
+		b.Acks = make([]*rpc.SessionAck, 0, len(conns))
+		for i, c := range conns {
+			c.mu.Lock()
+			c.ackQueued = false
+			upto := c.acked - c.base
+			open := c.openedIn == l.epoch
+			c.mu.Unlock()
+			if open && upto > 0 {
+				a := &acks[i]
+				a.Conn, a.User, a.Upto = c.id, c.user, upto
+				b.Acks = append(b.Acks, a)
+			}
+		}
+	}
+	l.g.m.readQueue.Depth.Set(float64(len(l.reads)))
+	l.g.m.closeQueue.Depth.Set(float64(len(l.closes)))
+	return b
+}
+
+// cut takes the first batchItems of a list. A list taken whole starts anew, so
+// that a burst leaves no large array behind.
+func cut[T any](list *[]T) []T {
+	l := *list
+	if len(l) <= batchItems {
+		*list = nil
+		return l
+	}
+	*list = l[batchItems:]
+	return l[:batchItems:batchItems]
+}
+
+// handle writes what the instance sends to the connections. It takes all
+// batches that are waiting before it writes, so that a connection's backlog
+// leaves in one write, and a frame alone leaves at once.
+func (l *inboxLink) handle(first *rpc.OwnerBatch, batches <-chan *rpc.OwnerBatch) {
+	var dirty []*conn
+	dirty = l.apply(first, dirty)
+	for b := range batches {
+		dirty = l.apply(b, dirty)
+	more:
+		for range waitingBatches {
+			select {
+			case b, ok := <-batches:
+				if !ok {
+					break more
+				}
+				dirty = l.apply(b, dirty)
+			default:
+				break more
+			}
+		}
+		for i, c := range dirty {
+			c.flush()
+			dirty[i] = nil
+		}
+		dirty = dirty[:0]
+	}
+}
+
+// apply appends a batch to its connections and adds those that have to be
+// flushed to dirty.
+func (l *inboxLink) apply(b *rpc.OwnerBatch, dirty []*conn) []*conn {
+	g := l.g
+	for _, o := range b.GetOut() {
+		kind := frameKind(o.GetFrame())
+		shared := sharedFrame{g: g, kind: kind,
+			proto: wire.AppendServerMessage(make([]byte, 0, wire.ServerHeaderLen(len(o.GetFrame()))+len(o.GetFrame())), wire.OpBinary, o.GetFrame())}
+		sent := 0
+		for _, id := range o.GetConns() {
+			c := g.table.get(id)
+			if c == nil {
+				continue
+			}
+			m := shared.in(c.format)
+			if kind == kindCurrent {
+				m = l.current(c, o.GetFrame(), m)
+			}
+			if m == nil {
+				continue
+			}
+			sent++
+			if c.push(m, o.GetDeliver()) {
+				dirty = append(dirty, c)
+			}
+		}
+		g.m.tx[kind].Add(float64(sent))
+	}
+	for _, k := range b.GetKicks() {
+		if c := g.table.get(k.GetConn()); c != nil {
+			c.close(wire.CloseCode(k.GetCloseCode()))
+		}
+	}
+	return dirty
+}
+
+// current returns the Current message for c. The instance counts from the
+// opening of the session, the client from the start of the connection.
+func (l *inboxLink) current(c *conn, frame, message []byte) []byte {
+	c.mu.Lock()
+	base := c.base
+	c.mu.Unlock()
+	if base == 0 {
+		return message
+	}
+	f, err := wire.Proto.Decode(frame)
+	if err == nil && f.GetCurrent() == nil {
+		err = errors.New("not a Current")
+	}
+	if err == nil {
+		f.GetCurrent().Delivered += base
+		message, err = c.format.ServerMessage(f)
+	}
+	if err != nil {
+		l.g.log.Error("frame of an inbox", "instance", l.index, "err", err)
+		return nil
+	}
+	return message
+}

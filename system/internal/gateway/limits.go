@@ -1,0 +1,111 @@
+package gateway
+
+import (
+	"time"
+
+	"throng/system/wire"
+)
+
+// Limits are the bounds of a gateway. Zero fields take the default in brackets.
+type Limits struct {
+	// MaxConnections bounds the WebSockets; one more is answered 503. [250,000]
+	MaxConnections int
+	// MaxHandshakes bounds the sockets that are accepted and not upgraded yet;
+	// one more is closed. [4,096]
+	MaxHandshakes int
+	// HandshakeTimeout is for the whole upgrade request. [5 s]
+	HandshakeTimeout time.Duration
+	// SyncTimeout is until the first frame. [wire.SyncTimeout]
+	SyncTimeout time.Duration
+	// IdleTimeout closes a connection without a byte from the client; a ping
+	// goes out when two fifths of it are over. [wire.IdleTimeout]
+	IdleTimeout time.Duration
+	// WriteTimeout is how long a socket may take nothing at all. [10 s]
+	WriteTimeout time.Duration
+	// PendingBytes bounds what waits for one socket that takes no more; above
+	// it the connection is closed as a slow consumer. [256 KiB]
+	PendingBytes int
+	// SendBufferBytes is the kernel's send buffer of a socket (SO_SNDBUF). A
+	// slow client costs that much more, so the kernel's own choice, up to 4
+	// MiB, is too much. [128 KiB]
+	SendBufferBytes int
+	// ReadBufferBytes is the size of the shared read buffers: one for each
+	// connection being read at the moment, none for the idle. [16 KiB]
+	ReadBufferBytes int
+	// FramesPerSecond and FrameBurst bound the frames of one connection, as a
+	// token bucket; above, it is closed. [200, 1,000]
+	FramesPerSecond int
+	FrameBurst      int
+	// InFlight bounds the sends of one connection without an answer. [wire.MaxInFlight]
+	InFlight int
+	// SubmitQueue and SubmitQueueBytes bound what waits for one message
+	// instance; above, a send is answered with CODE_RETRY. [8,192, 32 MiB]
+	SubmitQueue      int
+	SubmitQueueBytes int
+	// ReadQueue bounds the read receipts that wait for one inbox instance;
+	// above, they are dropped. [65,536]
+	ReadQueue int
+	// DrainTimeout is how long a stopping gateway waits for clients to leave,
+	// DrainJitter what it tells them to spread over. [5 s, 3 s]
+	DrainTimeout time.Duration
+	DrainJitter  time.Duration
+}
+
+const (
+	maxHeaderBytes = 8 << 10
+	// scratchBytes is how much of a connection's backlog goes into one write.
+	scratchBytes = 64 << 10
+	// closeGrace is how long a client may take to answer a close message.
+	closeGrace = 2 * time.Second
+	// ephemeralPending: a connection with this much waiting gets no typing or
+	// presence, they are the first to go.
+	ephemeralPending = 16 << 10
+	// batchItems bounds the entries of each kind in one batch to another role.
+	batchItems = 4096
+	// submitBatchItems and submitBatchBytes bound one batch of sends.
+	submitBatchItems = 256
+	submitBatchBytes = 1 << 20
+	// maxCloses bounds the session ends that wait for one inbox instance;
+	// above, its stream is opened anew, which ends all sessions at once.
+	maxCloses = 131_072
+	// waitingBatches is how many batches from one instance are taken before
+	// the connections they touch are written to.
+	waitingBatches = 32
+	// reopenDelay is between two attempts at a stream.
+	reopenDelay = 100 * time.Millisecond
+	// helloTimeout is how long an inbox instance may take to say its incarnation.
+	helloTimeout = 5 * time.Second
+	// retryAfterMS is what a refused send is told to wait.
+	retryAfterMS = 200
+)
+
+func (l Limits) withDefaults() Limits {
+	number := func(p *int, d int) {
+		if *p <= 0 {
+			*p = d
+		}
+	}
+	duration := func(p *time.Duration, d time.Duration) {
+		if *p <= 0 {
+			*p = d
+		}
+	}
+	number(&l.MaxConnections, 250_000)
+	number(&l.MaxHandshakes, 4096)
+	duration(&l.HandshakeTimeout, 5*time.Second)
+	duration(&l.SyncTimeout, wire.SyncTimeout)
+	duration(&l.IdleTimeout, wire.IdleTimeout)
+	duration(&l.WriteTimeout, 10*time.Second)
+	number(&l.PendingBytes, 256<<10)
+	number(&l.SendBufferBytes, 128<<10)
+	number(&l.ReadBufferBytes, 16<<10)
+	number(&l.FramesPerSecond, 200)
+	number(&l.FrameBurst, 1000)
+	number(&l.InFlight, wire.MaxInFlight)
+	number(&l.SubmitQueue, 8192)
+	number(&l.SubmitQueueBytes, 32<<20)
+	number(&l.ReadQueue, 65_536)
+	duration(&l.DrainTimeout, 5*time.Second)
+	duration(&l.DrainJitter, 3*time.Second)
+	return l
+}

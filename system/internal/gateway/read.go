@@ -1,0 +1,259 @@
+package gateway
+
+import (
+	"encoding/binary"
+	"errors"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"throng/system/wire"
+)
+
+// read is the reader's goroutine. It waits for the socket without a buffer in
+// its hands; onReadable takes one for as long as there is something to read.
+func (c *conn) read() {
+	// The error is the end of the connection, whatever it says: the peer
+	// reset it, or closeGrace is over.
+	_ = c.raw.Read(c.onReadable)
+	c.finish()
+}
+
+// onReadable reads all there is. It returns true when the connection has ended.
+func (c *conn) onReadable(fd uintptr) (done bool) {
+	buf := c.g.readBufs.Get().(*[]byte)
+	defer c.g.readBufs.Put(buf)
+	for {
+		n, err := unix.Read(int(fd), *buf)
+		switch {
+		case n > 0:
+			now := c.g.sinceStart()
+			c.lastRx.Store(int64(now))
+			c.g.m.rxBytes.Add(float64(n))
+			c.consume((*buf)[:n], now)
+		case err == unix.EAGAIN:
+			return false
+		case err == unix.EINTR:
+		default: // the end, or an error
+			return true
+		}
+	}
+}
+
+// consume handles the frames in b and keeps what is left for the next read.
+func (c *conn) consume(b []byte, now time.Duration) {
+	own := len(c.in) > 0
+	if own {
+		c.in = append(c.in, b...)
+		b = c.in
+	}
+	for len(b) > 0 {
+		n := c.frame(b, now)
+		if n < 0 { // it is being closed: what still comes does not count
+			c.in, c.msg = nil, nil
+			c.partial.Store(0)
+			return
+		}
+		if n == 0 {
+			break
+		}
+		b = b[n:]
+	}
+	switch {
+	case len(b) == 0:
+		c.in = nil
+	case own:
+		c.in = append(c.in[:0], b...)
+	default:
+		c.in = append([]byte(nil), b...)
+	}
+	switch {
+	case len(c.in) == 0 && c.msgOp == 0:
+		c.partial.Store(0)
+	case c.partial.Load() == 0:
+		c.partial.Store(int64(now))
+	}
+}
+
+// frame handles the WebSocket frame at the start of b and returns its length,
+// 0 when it is not complete, -1 when the connection is being closed.
+func (c *conn) frame(b []byte, now time.Duration) int {
+	if c.isClosing() {
+		return -1
+	}
+	h, n, err := wire.ParseHeader(b)
+	switch {
+	case err != nil:
+		return c.refuse(wire.CloseBadFrame, err.Error())
+	case n == 0:
+		return 0
+	case !h.Masked:
+		return c.refuse(wire.CloseBadFrame, "frame from a client without a mask")
+	case h.Len > wire.MaxFrameBytes-len(c.msg):
+		return c.refuse(wire.CloseTooLarge, "message too large")
+	case len(b) < n+h.Len:
+		return 0
+	}
+	if !c.allow(now) {
+		return c.refuse(wire.CloseRate, "too many frames")
+	}
+	p := b[n : n+h.Len]
+	wire.Mask(p, h.Mask)
+	ok := true
+	switch h.Opcode {
+	case wire.OpPing:
+		c.g.m.rx[kindWSPing].Inc()
+		if c.push(wire.AppendServerMessage(nil, wire.OpPong, p), false) {
+			c.flush()
+		}
+	case wire.OpPong:
+		c.g.m.rx[kindWSPong].Inc()
+	case wire.OpClose:
+		c.g.m.rx[kindWSClose].Inc()
+		c.answerClose(p)
+		return -1
+	default:
+		ok = c.data(h, p)
+	}
+	if !ok {
+		return -1
+	}
+	return n + h.Len
+}
+
+// data puts messages together from their fragments. It reports false when the
+// connection is being closed.
+func (c *conn) data(h wire.Header, p []byte) bool {
+	if (h.Opcode == wire.OpContinuation) != (c.msgOp != 0) {
+		return c.refuse(wire.CloseBadFrame, "fragment out of place") > 0
+	}
+	if h.Opcode != wire.OpContinuation && h.Opcode != c.format.Opcode() {
+		return c.refuse(wire.CloseBadFrame, "message type does not fit the subprotocol") > 0
+	}
+	if !h.Fin {
+		c.msgOp = c.format.Opcode()
+		c.msg = append(c.msg, p...)
+		return true
+	}
+	if c.msgOp != 0 {
+		p = append(c.msg, p...)
+		c.msg, c.msgOp = nil, 0
+	}
+	return c.message(p)
+}
+
+// message handles one Frame of the protocol.
+func (c *conn) message(p []byte) bool {
+	f, err := c.format.Decode(p)
+	if err != nil {
+		return c.refuse(wire.CloseBadFrame, err.Error()) > 0
+	}
+	if err := wire.Validate(f); err != nil {
+		var fe *wire.FrameError
+		if !errors.As(err, &fe) || fe.Fatal {
+			return c.refuse(wire.CloseBadFrame, err.Error()) > 0
+		}
+		c.g.m.rx[kindSend].Inc() // the only kind that is refused without closing
+		c.replyError(&wire.Error{Code: fe.Code, ClientMsgId: fe.ClientMsgID, Detail: fe.Detail})
+		return true
+	}
+	_, first := f.GetKind().(*wire.Frame_Sync)
+	if first == c.isSynced() {
+		return c.refuse(wire.CloseBadFrame, "sync comes first, and once") > 0
+	}
+	return c.dispatch(f)
+}
+
+func (c *conn) dispatch(f *wire.Frame) bool {
+	m := c.g.m
+	switch k := f.GetKind().(type) {
+	case *wire.Frame_Ack:
+		m.rx[kindAck].Inc()
+		if !c.ack(k.Ack.GetUpto()) {
+			return c.refuse(wire.CloseBadFrame, "ack of what was not delivered") > 0
+		}
+	case *wire.Frame_Send:
+		m.rx[kindSend].Inc()
+		c.send(k.Send)
+	case *wire.Frame_Read:
+		m.rx[kindRead].Inc()
+		c.g.inboxOf(k.Read.GetFrom()).queueRead(c.user, k.Read)
+	case *wire.Frame_Typing:
+		m.rx[kindTyping].Inc()
+		c.g.views.typing(c.user, k.Typing)
+	case *wire.Frame_Presence:
+		m.rx[kindPresence].Inc()
+		c.mu.Lock()
+		c.available = k.Presence.GetAvailable()
+		c.mu.Unlock()
+		c.g.views.publishPresence(c.user, k.Presence.GetAvailable())
+	case *wire.Frame_View:
+		m.rx[kindView].Inc()
+		c.g.views.set(c, topicOf(k.View))
+	case *wire.Frame_Ping:
+		m.rx[kindPing].Inc()
+		c.reply(kindPong, &wire.Frame{Kind: &wire.Frame_Pong{Pong: &wire.Pong{Nonce: k.Ping.GetNonce()}}})
+	case *wire.Frame_Sync:
+		m.rx[kindSync].Inc()
+		c.sync(k.Sync)
+	}
+	return true
+}
+
+// send passes a Send to its message instance, or answers why not.
+func (c *conn) send(s *wire.Send) {
+	if n := c.inFlight.Add(1); n > int32(c.g.limits.InFlight) {
+		c.inFlight.Add(-1)
+		c.replyError(&wire.Error{Code: wire.Code_CODE_RATE_LIMITED, ClientMsgId: s.GetClientMsgId(),
+			Detail: "too many sends without an answer", RetryAfterMs: retryAfterMS})
+		return
+	}
+	if why := c.g.messageOf(c.user).submit(c, s); why != "" {
+		c.inFlight.Add(-1)
+		c.replyError(&wire.Error{Code: wire.Code_CODE_RETRY, ClientMsgId: s.GetClientMsgId(),
+			Detail: why, RetryAfterMs: retryAfterMS})
+	}
+}
+
+// refuse closes the connection; it returns -1, for frame.
+func (c *conn) refuse(code wire.CloseCode, why string) int {
+	c.g.log.Debug("closing a connection", "user", c.user, "device", c.device, "code", code.String(), "why", why)
+	c.close(code)
+	return -1
+}
+
+// answerClose ends a connection that the client closes: the same code goes
+// back, if it is one.
+func (c *conn) answerClose(p []byte) {
+	var code []byte
+	if len(p) >= 2 && binary.BigEndian.Uint16(p) >= 1000 {
+		code = p[:2]
+	}
+	c.closeWith(wire.AppendServerMessage(nil, wire.OpClose, code), "client")
+}
+
+// allow counts one frame against the connection's rate. It is a token bucket
+// kept as one number: the time at which it will be full again.
+func (c *conn) allow(now time.Duration) bool {
+	every := time.Second / time.Duration(c.g.limits.FramesPerSecond)
+	if c.tat < now {
+		c.tat = now
+	}
+	if c.tat-now > every*time.Duration(c.g.limits.FrameBurst) {
+		return false
+	}
+	c.tat += every
+	return true
+}
+
+func (c *conn) isClosing() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closing
+}
+
+func (c *conn) isSynced() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.synced
+}

@@ -1,0 +1,59 @@
+package gateway
+
+import (
+	"context"
+	"time"
+
+	"throng/system/wire"
+)
+
+// sweepParts is how many ticks the sweeper takes to see every connection.
+const sweepParts = 4
+
+// sweep looks at every connection once in a while, instead of a timer for
+// each: who has not begun, who has been silent, whose token is over.
+func (g *Gateway) sweep(ctx context.Context) {
+	tick := time.NewTicker(g.sweepInterval())
+	defer tick.Stop()
+	for i := 0; ; i = (i + 1) % sweepParts {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := g.sinceStart()
+		wall := time.Now().Unix()
+		for _, c := range g.table.part(i, sweepParts) {
+			g.check(c, now, wall)
+		}
+	}
+}
+
+// sweepInterval has every connection seen several times within the shortest
+// time-out, and at most 16 times a second.
+func (g *Gateway) sweepInterval() time.Duration {
+	shortest := min(g.limits.IdleTimeout, g.limits.SyncTimeout)
+	return min(max(shortest/8/sweepParts, time.Second/64), time.Second)
+}
+
+// check applies the time-outs to one connection.
+func (g *Gateway) check(c *conn, now time.Duration, wall int64) {
+	last := time.Duration(c.lastRx.Load())
+	begun := time.Duration(c.partial.Load())
+	switch {
+	case !c.isSynced():
+		if now-c.opened > g.limits.SyncTimeout {
+			c.close(wire.CloseNoSync)
+		}
+	case wall >= c.expires:
+		c.close(wire.CloseTokenExpired)
+	case now-last > g.limits.IdleTimeout, begun != 0 && now-begun > g.limits.IdleTimeout:
+		c.close(wire.CloseIdle)
+	case now-last > 2*g.limits.IdleTimeout/5 && c.pinged != int64(last):
+		c.pinged = int64(last)
+		g.m.tx[kindWSPing].Inc()
+		if c.push(wire.AppendServerMessage(nil, wire.OpPing, nil), false) {
+			c.flush()
+		}
+	}
+}
