@@ -136,7 +136,9 @@ func (e *Engine) limitHold(a *workload.Action) {
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
 // submit makes a send part of its conversation and writes it as soon as its
-// device has a connection.
+// device has a connection. A device's sends all pass here one at a time (its
+// worker), so the number taken first is also appended first; the audit hears of
+// the message before anybody, a login included, can write it.
 func (e *Engine) submit(a *workload.Action) {
 	intended := e.loadStart + a.At
 	c := conv{a.Conv.Group, a.Conv.Peer}
@@ -148,20 +150,14 @@ func (e *Engine) submit(a *workload.Action) {
 	d := e.device(a.User, a.Device)
 	e.setIndex(m.id, a.Index)
 
-	d.mu.Lock()
 	m.dev = d
+	d.mu.Lock()
 	o := d.outboxOf(c)
 	o.seq++
 	m.seq = o.seq
-	o.unacked = append(o.unacked, m)
-	o.sent = append(o.sent, sentAt{m.seq, intended})
-	if len(o.sent) > maxSentKept {
-		o.sent = append(o.sent[:0], o.sent[len(o.sent)-maxSentKept/2:]...)
-	}
-	d.byID[clientID] = m
 	d.mu.Unlock()
 
-	h := e.audit.Written(audit.Message{ID: m.id, Group: c.group, Peer: c.peer, Sender: d.key, Seq: m.seq, Intended: intended,
+	m.audit = e.audit.Written(audit.Message{ID: m.id, Group: c.group, Peer: c.peer, Sender: d.key, Seq: m.seq, Intended: intended,
 		Addressees: addressees, SizeClass: class, Phase: a.Phase, Stratum: a.Stratum})
 	for i, k := range addressees {
 		if r := e.known(k); r != nil {
@@ -169,7 +165,7 @@ func (e *Engine) submit(a *workload.Action) {
 			online := r.onlineSince(intended)
 			r.mu.Unlock()
 			if online {
-				h.OnlineAt(i)
+				m.audit.OnlineAt(i)
 			}
 		}
 	}
@@ -179,7 +175,12 @@ func (e *Engine) submit(a *workload.Action) {
 
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	m.audit = h
+	o.unacked = append(o.unacked, m)
+	o.sent = append(o.sent, sentAt{m.seq, intended})
+	if len(o.sent) > maxSentKept {
+		o.sent = append(o.sent[:0], o.sent[len(o.sent)-maxSentKept/2:]...)
+	}
+	d.byID[clientID] = m
 	if d.state == open {
 		e.write(d, o, m)
 	}
