@@ -3,6 +3,7 @@ package figure
 import (
 	"fmt"
 	"math"
+	"strings"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/vg"
@@ -25,7 +26,7 @@ func Nines(q float64) float64 { return -math.Log10(1 - q) }
 // The X of each curve's points is Nines(quantile).
 func Spectrum(curves []Curve, alt string) *Figure {
 	f := &Figure{Name: "spectrum", Title: "Latency by percentile", Alt: alt,
-		Subtitle: "Milliseconds from the intended send time (log scale), steady phase. Thin where too few samples stand behind it."}
+		Subtitle: "Milliseconds from the intended send time (log scale), steady phase. Thin: too few samples."}
 	for _, c := range curves {
 		f.keys = append(f.keys, key{label: c.Label, ink: c.Ink})
 	}
@@ -42,7 +43,7 @@ func Spectrum(curves []Curve, alt string) *Figure {
 		}
 		logAxis(p, lo, hi)
 		p.X.Min, p.X.Max = 0, math.Min(math.Ceil(xmax*2)/2, 6)
-		p.X.Tick.Marker = ninesTicks{}
+		p.X.Tick.Marker = ninesTicks{narrow: s.layout.narrow}
 		p.X.Label.Text = "percentile"
 		s.grid(p)
 		for _, c := range curves {
@@ -65,10 +66,13 @@ func split(pts []Point, x float64) (sure, rest []Point) {
 	return pts[:i], pts[max(i-1, 0):]
 }
 
-type ninesTicks struct{}
+type ninesTicks struct{ narrow bool }
 
-func (ninesTicks) Ticks(lo, hi float64) []plot.Tick {
-	out := []plot.Tick{{Value: 0, Label: "0%"}, {Value: Nines(0.5), Label: "50%"}}
+func (t ninesTicks) Ticks(lo, hi float64) []plot.Tick {
+	out := []plot.Tick{{Value: Nines(0.5), Label: "50%"}}
+	if !t.narrow {
+		out = append(out, plot.Tick{Value: 0, Label: "0%"})
+	}
 	for i, l := range []string{"90%", "99%", "99.9%", "99.99%", "99.999%", "99.9999%"} {
 		if v := float64(i + 1); v <= hi {
 			out = append(out, plot.Tick{Value: v, Label: l})
@@ -111,8 +115,12 @@ func (s *sheet) bands(p *plot.Plot, spans []Span, names bool) {
 			} else if i%2 == 0 {
 				s.rect(Band, vg.Rectangle{Min: vg.Point{X: x0, Y: s.Min.Y}, Max: vg.Point{X: x1, Y: s.Max.Y}})
 			}
-			if w := st.Width(sp.Name); names && w+4 < x1-x0 {
-				s.FillText(st, vg.Point{X: (x0+x1)/2 - w/2, Y: s.Max.Y - st.Font.Size - 1}, sp.Name)
+			short, _, _ := strings.Cut(sp.Name, " ")
+			for _, name := range []string{sp.Name, short} {
+				if w := st.Width(name); names && w+2 < x1-x0 {
+					s.FillText(st, vg.Point{X: (x0+x1)/2 - w/2, Y: s.Max.Y - st.Font.Size - 1}, name)
+					break
+				}
 			}
 		}
 	})
