@@ -63,20 +63,17 @@ var (
 
 	// technologies have one folder each, so that another can take its place.
 	technologies = map[string][]string{
-		"github.com/segmentio/kafka-go": {"system/internal/kafka"},
+		"github.com/segmentio/kafka-go": {"system/internal/kafka", "sim/target"}, // target: how much the broker holds
 		"modernc.org/sqlite":            {"system/internal/sqlstore"},
 		"gonum.org/v1/plot":             {"sim/report"},
-		"github.com/spf13/cobra":        {"sim/cmd", "system"},
+		"github.com/spf13/cobra":        {"sim/cmd", "sim/target/infra", "system"},
 		"github.com/goccy/go-yaml":      {"sim/scenario"},
 		"github.com/gorilla/websocket":  {"system/internal/gateway", "sim/client"},
-		"github.com/golang-jwt/jwt/v5":  {"system/wire"},
-		"github.com/twmb/franz-go":      {"system"},
-		"github.com/alicebob/miniredis": {"system"},
+		"github.com/twmb/franz-go":      {"sim/target/infra"},
+		"github.com/alicebob/miniredis": {"sim/target/infra"},
 		"github.com/redis/rueidis":      {"system"},
-		"github.com/prometheus/common":  {"sim/target"},
 		"google.golang.org/grpc":        {"system"},
-		"github.com/HdrHistogram":       {"sim"},
-		"pgregory.net/rapid":            {},
+		"pgregory.net/rapid":            {}, // tests only
 		"go.uber.org/goleak":            {},
 	}
 )
