@@ -55,11 +55,11 @@ else
 endif
 
 .PHONY: scenarios
-scenarios: ## Lists the scenarios and what each asks
+scenarios: ## Lists the scenarios and the question of each
 	@for f in scenarios/*.yaml; do \
 		[ -f "$$f" ] || continue; \
-		awk -v name="$$(basename "$$f" .yaml)" '/^#/ { sub(/^#+ */, ""); printf "  %-16s %s\n", name, $$0; found = 1; exit } \
-			END { if (!found) printf "  %s\n", name }' "$$f"; \
+		awk -v name="$$(basename "$$f" .yaml)" '!/^#/ || text ~ /[?]$$/ { exit } { sub(/^#+ */, ""); sub(/^Question: */, ""); text = text " " $$0 } \
+			END { printf "  %-16s%s\n", name, text }' "$$f"; \
 	done
 
 .PHONY: build
