@@ -721,8 +721,11 @@ func tryCommand(t *testing.T, throng string, args []string) error {
 	case "go":
 		return checkGo(args)
 	case "bin/throng":
-		if len(args) > 1 && args[1] == "run" {
+		switch {
+		case len(args) > 2 && args[1] == "run":
 			return checkRun(t, throng, args[2:])
+		case len(args) > 2 && args[1] == "report" && strings.HasPrefix(args[2], "reports/runs/"):
+			args = []string{"", "report", "--help"} // raw runs are not committed
 		}
 		return output(exec.CommandContext(t.Context(), throng, args[1:]...))
 	case ".ci/run", ".ci/gate":
@@ -741,18 +744,14 @@ func checkRun(t *testing.T, throng string, args []string) error {
 	if err != nil {
 		return fmt.Errorf("throng run --help: %w", err)
 	}
-	for _, arg := range args {
+	for _, arg := range args[1:] {
 		flag, _, _ := strings.Cut(arg, "=")
 		if strings.HasPrefix(flag, "--") && !regexp.MustCompile(regexp.QuoteMeta(flag)+`\b`).Match(help) {
 			return fmt.Errorf("throng run knows no %s", flag)
 		}
-		if strings.HasSuffix(arg, ".yaml") {
-			if _, err := os.Stat(arg); err != nil {
-				return err
-			}
-		}
 	}
-	return nil
+	// Describing it reads it by file or name, as a run would.
+	return output(exec.CommandContext(t.Context(), throng, "scenario", "describe", args[0]))
 }
 
 // checkGo checks that the packages of a go command are there.
