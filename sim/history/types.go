@@ -179,7 +179,7 @@ type Audit struct {
 	// declared extra strata, and SteadySends their number: the fan-out.
 	FanoutSends      int64 `json:"fanout_sends"`
 	FanoutRecipients int64 `json:"fanout_recipients"`
-	// Of the pairs sent in gated phases: how many found their device offline.
+	// Of the pairs of these sends: how many found their device offline.
 	OfflinePairs int64 `json:"offline_pairs"`
 	AllPairs     int64 `json:"all_pairs"`
 
