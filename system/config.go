@@ -1,16 +1,14 @@
 package system
 
 import (
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
 	"slices"
 	"time"
-)
 
-// MinKeyBytes is the shortest signing key that is accepted.
-const MinKeyBytes = 32
+	"throng/system/wire"
+)
 
 // Config describes a deployment: every instance of every role with its
 // addresses, what they store in, and the settings they share. All processes of
@@ -31,7 +29,7 @@ type Config struct {
 	Provider Provider `json:"provider"`
 
 	// Key signs client tokens and the proofs that a message is durable. Base64
-	// (standard encoding) of at least MinKeyBytes bytes.
+	// (standard encoding) of at least wire.MinKeyBytes bytes.
 	Key string `json:"key"`
 
 	Log      Log      `json:"log"`
@@ -80,6 +78,8 @@ type Kafka struct {
 	Topic   string   `json:"topic"`
 	// Partitions of Topic. Fixed for life: a group's log is in one of them.
 	Partitions int `json:"partitions"`
+	// Replication of Topic where it does not exist yet; 0 means 1.
+	Replication int `json:"replication,omitempty"`
 }
 
 // Redis is the session registry, the group cache and the typing channels.
@@ -124,7 +124,7 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// plants are the planted bugs that exist.
+// errPlant says which planted bugs there are.
 var errPlant = errors.New("allowed are drop, ack-early, commit-early, ex-member, or nothing")
 
 // instances returns the number of instances of a role.
@@ -146,18 +146,6 @@ func (c *Config) instances(r Role) int {
 		return 1
 	}
 	return 0
-}
-
-// key returns the decoded signing key.
-func (c *Config) key() ([]byte, error) {
-	key, err := base64.StdEncoding.DecodeString(c.Key)
-	if err != nil {
-		return nil, fmt.Errorf("key: not base64: %w", err)
-	}
-	if len(key) < MinKeyBytes {
-		return nil, fmt.Errorf("key: %d bytes, at least %d are needed", len(key), MinKeyBytes)
-	}
-	return key, nil
 }
 
 // Check returns everything that is wrong with c, one error for each finding,
@@ -197,8 +185,8 @@ func (c *Config) Check() error {
 	if c.Provider.URL == "" {
 		bad("provider.url", "missing")
 	}
-	if _, err := c.key(); err != nil {
-		errs = append(errs, err)
+	if _, err := wire.ParseKey(c.Key); err != nil {
+		bad("key", "%w", err)
 	}
 	if !slices.Contains([]string{"", "drop", "ack-early", "commit-early", "ex-member"}, c.Plant) {
 		bad("plant", "%q: %w", c.Plant, errPlant)
