@@ -32,6 +32,7 @@ type conn struct {
 	msgOp   byte          // opcode of that message, 0: none begun
 	tat     time.Duration // rate limit: when the bucket will be full again
 	view    topic
+	ended   bool         // both sides have said Close
 	partial atomic.Int64 // since when in or msg is not empty, 0: they are
 
 	lastRx   atomic.Int64 // time of the last byte, since Gateway.start

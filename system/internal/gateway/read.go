@@ -31,6 +31,9 @@ func (c *conn) onReadable(fd uintptr) (done bool) {
 			c.lastRx.Store(int64(now))
 			c.g.m.rxBytes.Add(float64(n))
 			c.consume((*buf)[:n], now)
+			if c.ended {
+				return true
+			}
 		case err == unix.EAGAIN:
 			return false
 		case err == unix.EINTR:
@@ -78,10 +81,15 @@ func (c *conn) consume(b []byte, now time.Duration) {
 // frame handles the WebSocket frame at the start of b and returns its length,
 // 0 when it is not complete, -1 when the connection is being closed.
 func (c *conn) frame(b []byte, now time.Duration) int {
-	if c.isClosing() {
-		return -1
-	}
 	h, n, err := wire.ParseHeader(b)
+	if c.isClosing() {
+		// All that counts now is the client's answer to the close message.
+		if err != nil || n == 0 || h.Len > wire.MaxControlPayload || len(b) < n+h.Len {
+			return -1
+		}
+		c.ended = h.Opcode == wire.OpClose
+		return n + h.Len
+	}
 	switch {
 	case err != nil:
 		return c.refuse(wire.CloseBadFrame, err.Error())
@@ -230,6 +238,9 @@ func (c *conn) answerClose(p []byte) {
 		code = p[:2]
 	}
 	c.closeWith(wire.AppendServerMessage(nil, wire.OpClose, code), "client")
+	c.mu.Lock()
+	c.ended = c.pendBytes == 0 // else the rest goes out within closeGrace
+	c.mu.Unlock()
 }
 
 // allow counts one frame against the connection's rate. It is a token bucket

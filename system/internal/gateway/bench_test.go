@@ -1,0 +1,3 @@
+package gateway
+
+func childMain() bool { return false }
