@@ -188,13 +188,18 @@ func (g *Gateway) Run(ctx context.Context, ln net.Listener) error {
 	defer g.hangUp()
 	// What runs behind the clients outlives ctx until they are gone.
 	back, stop := context.WithCancel(context.WithoutCancel(ctx))
-	var wg sync.WaitGroup
-	defer func() { stop(); wg.Wait() }()
+	var wg, inboxes sync.WaitGroup
+	defer func() {
+		g.settle(&inboxes)
+		stop()
+		wg.Wait()
+		inboxes.Wait()
+	}()
 	for _, l := range g.messages {
 		wg.Go(func() { l.run(back) })
 	}
 	for _, l := range g.inboxes {
-		wg.Go(func() { l.run(back) })
+		inboxes.Go(func() { l.run(back) })
 	}
 	wg.Go(func() { g.sweep(back) })
 	wg.Go(func() {
@@ -275,29 +280,42 @@ func (g *Gateway) drain() {
 	}
 	gone := make(chan struct{})
 	go func() { g.conns.Wait(); close(gone) }()
-	waitFor := func(d time.Duration) bool {
-		t := time.NewTimer(d)
-		defer t.Stop()
-		select {
-		case <-gone:
-			return true
-		case <-t.C:
-			return false
-		}
-	}
-	if waitFor(g.limits.DrainTimeout) {
+	if within(gone, g.limits.DrainTimeout) {
 		return
 	}
 	for _, c := range g.table.all() {
 		c.close(wire.CloseDraining)
 	}
-	if waitFor(closeGrace + time.Second) {
+	if within(gone, closeGrace+time.Second) {
 		return
 	}
 	for _, c := range g.table.all() {
 		c.abort("draining")
 	}
 	<-gone
+}
+
+// settle lets the inboxes hear of the last sessions' ends. One that does not
+// sees the end of the stream, which ends all its sessions.
+func (g *Gateway) settle(inboxes *sync.WaitGroup) {
+	for _, l := range g.inboxes {
+		close(l.quit)
+	}
+	told := make(chan struct{})
+	go func() { inboxes.Wait(); close(told) }()
+	within(told, settleTimeout)
+}
+
+// within waits for done, at most d, and reports whether it came.
+func within(done <-chan struct{}, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-done:
+		return true
+	case <-t.C:
+		return false
+	}
 }
 
 // inboxOf returns the link to the inbox instance that owns user.

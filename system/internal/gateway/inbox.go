@@ -22,6 +22,7 @@ type inboxLink struct {
 	index int
 	cc    *grpc.ClientConn
 	wake  chan struct{} // capacity 1, never closed
+	quit  chan struct{} // closed when nothing more will be queued
 
 	mu sync.Mutex
 	up bool
@@ -36,7 +37,7 @@ type inboxLink struct {
 }
 
 func newInboxLink(g *Gateway, index int, cc *grpc.ClientConn) *inboxLink {
-	return &inboxLink{g: g, index: index, cc: cc, wake: make(chan struct{}, 1)}
+	return &inboxLink{g: g, index: index, cc: cc, wake: make(chan struct{}, 1), quit: make(chan struct{})}
 }
 
 func (l *inboxLink) isUp() bool {
@@ -115,7 +116,8 @@ func (l *inboxLink) queueRead(reader uint64, r *wire.Read) {
 	l.poke()
 }
 
-// run keeps a stream open until ctx is done.
+// run keeps a stream open until ctx is done, or quit is closed and all that
+// was queued has been sent.
 func (l *inboxLink) run(ctx context.Context) {
 	retry := time.NewTimer(0)
 	defer retry.Stop()
@@ -123,6 +125,8 @@ func (l *inboxLink) run(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
+			return
+		case <-l.quit:
 			return
 		case <-retry.C:
 		}
@@ -213,17 +217,31 @@ func (l *inboxLink) send(ctx context.Context, s grpc.BidiStreamingClient[rpc.Gat
 		select {
 		case <-ctx.Done():
 			return
+		case <-l.quit:
+			if l.sendQueued(s) && s.CloseSend() == nil {
+				<-ctx.Done() // the instance ends the stream when it has read it
+			}
+			return
 		case <-l.wake:
 		}
 		// Readers that are runnable add theirs first: the batch grows by what
 		// is there already, without a timer.
 		runtime.Gosched()
-		for b := l.take(); b != nil; b = l.take() {
-			if err := s.Send(b); err != nil {
-				return // Recv has the reason
-			}
+		if !l.sendQueued(s) {
+			return
 		}
 	}
+}
+
+// sendQueued sends all there is. It reports false when the stream is broken;
+// Recv has the reason.
+func (l *inboxLink) sendQueued(s grpc.BidiStreamingClient[rpc.GatewayBatch, rpc.OwnerBatch]) bool {
+	for b := l.take(); b != nil; b = l.take() {
+		if err := s.Send(b); err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // take returns the next batch, nil if there is nothing to say.

@@ -75,6 +75,9 @@ const (
 	reopenDelay = 100 * time.Millisecond
 	// helloTimeout is how long an inbox instance may take to say its incarnation.
 	helloTimeout = 5 * time.Second
+	// settleTimeout is how long a stopping gateway waits for inbox instances to
+	// take the last of what it has to say.
+	settleTimeout = time.Second
 	// retryAfterMS is what a refused send is told to wait.
 	retryAfterMS = 200
 )
