@@ -29,8 +29,9 @@ type EmbeddedConfig struct {
 	Exe string
 	// Env is added to the environment of every child.
 	Env []string
-	// WorkDir is where a folder for data is made, removed by Close; empty: the
-	// system's folder for temporary files.
+	// WorkDir is where a folder for data is made, removed by Close, or by the
+	// next Start after a harness was killed; empty: the system's folder for
+	// temporary files.
 	WorkDir string
 	// LogDir is where each process writes <role>-<instance>.log; it stays.
 	// Empty: in the data folder.
@@ -86,7 +87,7 @@ type Embedded struct {
 
 	spawner *spawner
 	ports   *ports
-	work    string // data folder
+	data    *dataDir
 	sys     system.Config
 
 	providerAddr string
@@ -266,10 +267,8 @@ func (e *Embedded) Close(ctx context.Context) error {
 	e.http.CloseIdleConnections()
 	e.spawner.close()
 	e.ports.close()
-	if e.work != "" {
-		if err := os.RemoveAll(e.work); err != nil {
-			return fmt.Errorf("target: remove data: %w", err)
-		}
+	if e.data != nil {
+		return e.data.remove()
 	}
 	return nil
 }
@@ -345,11 +344,11 @@ func (e *Embedded) Roles() []history.RoleInstance {
 // prepare makes the folders, picks the ports, writes the topology file and
 // describes the children.
 func (e *Embedded) prepare() error {
-	work, err := os.MkdirTemp(e.cfg.WorkDir, "throng-")
-	if err != nil {
-		return fmt.Errorf("target: data folder: %w", err)
+	var err error
+	if e.data, err = newDataDir(e.cfg.WorkDir); err != nil {
+		return err
 	}
-	e.work = work
+	work := e.data.path
 	if e.cfg.LogDir == "" {
 		e.cfg.LogDir = filepath.Join(work, "logs")
 	}
@@ -380,7 +379,7 @@ func (e *Embedded) describeSystem() error {
 		return "127.0.0.1:" + strconv.Itoa(port)
 	}
 	sqlite := func(name string) system.SQL {
-		return system.SQL{Driver: "sqlite", DSN: filepath.Join(e.work, name)}
+		return system.SQL{Driver: "sqlite", DSN: filepath.Join(e.data.path, name)}
 	}
 	t := e.cfg.Topology
 	s := &e.sys
@@ -426,7 +425,7 @@ func (e *Embedded) describeChildren(topologyFile string) {
 	}
 	broker := e.sys.Kafka.Brokers[0]
 	infra(roleKafka, func(ctx context.Context) error { return probeKafka(ctx, broker, topic, e.cfg.Topology.Partitions) },
-		"--listen", broker, "--data", filepath.Join(e.work, "kafka"),
+		"--listen", broker, "--data", filepath.Join(e.data.path, "kafka"),
 		"--topic", topic, "--partitions", strconv.Itoa(e.cfg.Topology.Partitions))
 	infra(roleRedis, func(ctx context.Context) error { return probeRedis(ctx, e.sys.Redis.Addr) }, "--listen", e.sys.Redis.Addr)
 	infra(roleProvider, func(ctx context.Context) error { return e.probeHTTP(ctx, "http://"+e.providerAddr+"/healthz") },
