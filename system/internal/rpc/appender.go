@@ -144,8 +144,9 @@ func (a *Appender) session(ctx context.Context) (progress bool, err error) {
 				recvErr = err
 				return
 			}
-			progress = true
-			if a.resolve(batch.Items) {
+			resolved, again := a.resolve(batch.Items)
+			progress = progress || resolved
+			if again {
 				recvErr = errAgain
 				return
 			}
@@ -229,8 +230,9 @@ func (a *Appender) take(batch *AppendBatch) bool {
 	return len(batch.Items) > 0
 }
 
-// resolve hands out answers and reports whether an item is to be sent again.
-func (a *Appender) resolve(results []*AppendResult) (again bool) {
+// resolve hands out answers and reports whether any resolved its item, and
+// whether any item is to be sent again.
+func (a *Appender) resolve(results []*AppendResult) (resolved, again bool) {
 	for _, res := range results {
 		a.mu.Lock()
 		i := res.Ref - a.base
@@ -244,14 +246,14 @@ func (a *Appender) resolve(results []*AppendResult) (again bool) {
 		done := item.Resolve(res)
 		a.mu.Lock()
 		if done {
-			a.sent[i].resolved = true
+			a.sent[i].resolved, resolved = true, true
 			a.pop()
 		} else {
 			a.again, again = true, true
 		}
 		a.mu.Unlock()
 	}
-	return again
+	return resolved, again
 }
 
 // pop forgets the resolved items at the front.

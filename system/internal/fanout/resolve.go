@@ -1,0 +1,127 @@
+package fanout
+
+import (
+	"context"
+	"sync"
+
+	"throng/system/internal/rpc"
+)
+
+// lookup is one question to the group service: who are the members of a group
+// at an offset.
+type lookup struct {
+	group  uint64
+	offset int64
+	seen   uint64 // a lower bound of the version
+	set    *memberSet
+	err    error
+}
+
+// warm asks, a few at a time, for what the first message of each group in the
+// records will need and is not known. It returns the answers by group, and
+// false if ctx ended.
+func (w *worker) warm(ctx context.Context, records []record) (map[uint64]*lookup, bool) {
+	var found map[uint64]*lookup
+	var seen map[uint64]uint64 // by changes among these records
+	for _, r := range records {
+		switch {
+		case r.membership != nil:
+			if seen == nil {
+				seen = map[uint64]uint64{}
+			}
+			seen[r.membership.Group] = max(seen[r.membership.Group], r.membership.Version)
+		case r.message != nil:
+			g := r.message.Group
+			if found[g] != nil {
+				continue
+			}
+			st, _ := w.groups.Get(g)
+			bound := max(st.version, seen[g], w.applyingVersion(g))
+			if st.exact && w.f.members.get(g, bound) != nil {
+				continue
+			}
+			if found == nil {
+				found = map[uint64]*lookup{}
+			}
+			found[g] = &lookup{group: g, offset: r.offset, seen: bound}
+		}
+	}
+	if len(found) == 0 {
+		return nil, true
+	}
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, resolveParallel)
+	for _, l := range found {
+		slots <- struct{}{}
+		wg.Go(func() {
+			w.ask(ctx, l)
+			<-slots
+		})
+	}
+	wg.Wait()
+	return found, ctx.Err() == nil
+}
+
+func (w *worker) applyingVersion(group uint64) uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.applying[group]
+}
+
+// ask fills in the answer to l.
+func (w *worker) ask(ctx context.Context, l *lookup) {
+	w.f.m.lookups.Inc()
+	l.err = w.call(ctx, l.group, func(ctx context.Context, c rpc.GroupClient) error {
+		res, err := c.Members(ctx, &rpc.MembersRequest{Group: l.group, Offset: l.offset, Version: l.seen})
+		if err == nil {
+			l.set = newMemberSet(res.Version, res.Members, len(w.f.appenders))
+		}
+		return err
+	})
+}
+
+// membersAt returns the members at a message's position; nil if the group does
+// not exist. It returns false if ctx ended.
+func (w *worker) membersAt(ctx context.Context, r record, found map[uint64]*lookup) (*memberSet, bool) {
+	g := r.message.Group
+	st, _ := w.groups.Get(g)
+	if st.exact {
+		if set := w.f.members.get(g, st.version); set != nil {
+			return w.planted(ctx, r, set)
+		}
+	}
+	l := found[g]
+	if l == nil || l.offset != r.offset {
+		l = &lookup{group: g, offset: r.offset, seen: max(st.version, w.applyingVersion(g))}
+		w.ask(ctx, l)
+	}
+	if l.err != nil {
+		if ctx.Err() != nil {
+			return nil, false
+		}
+		w.poison(r.offset, "members: "+l.err.Error())
+		return nil, true
+	}
+	w.groups.Add(g, groupState{version: l.set.version, exact: true})
+	w.f.members.put(g, l.set)
+	return w.planted(ctx, r, l.set)
+}
+
+// planted returns set, or what the planted bug makes of it.
+func (w *worker) planted(ctx context.Context, r record, set *memberSet) (*memberSet, bool) {
+	if w.f.cfg.Plant != PlantExMember || set.version <= 1 {
+		return set, true
+	}
+	g, version := r.message.Group, set.version-1
+	old := w.f.members.get(g, version)
+	if old == nil {
+		// Before the first record of the log only the version asked for counts.
+		l := &lookup{group: g, offset: -1, seen: version}
+		if w.ask(ctx, l); l.err != nil {
+			return nil, ctx.Err() == nil
+		}
+		old = l.set
+		w.f.members.put(g, old)
+	}
+	return set.union(old), true
+}
