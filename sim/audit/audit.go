@@ -31,8 +31,8 @@ type Message struct {
 	Intended time.Duration
 	// Addressees are the devices it should reach, sorted by user and device,
 	// without repeats. The slice is kept and must not change; messages of one
-	// conversation should share it. Users of the group that Removed, Added or
-	// Changing name are judged by those, whether they are in it or not.
+	// conversation should share it. Users of the group that Outside, Changing,
+	// Removed or Added name are judged by those, whether they are in it or not.
 	Addressees []Device
 	SizeClass  int   // index into history.SizeClasses
 	Phase      uint8 // chosen by the caller; see Config.Gated

@@ -225,6 +225,40 @@ func TestFirstAndLastOnlineMember(t *testing.T) {
 	}
 }
 
+// A member who has left, or not joined yet, does not keep the last one waiting.
+func TestLastAfterMembersLeft(t *testing.T) {
+	a := New(Config{})
+	a.Outside(7, 4)
+	a.Changing(7, 3)
+	a.Removed(7, 3, 10)
+	devs := []Device{{2, 0}, {3, 0}, {4, 0}}
+	write := func(i int) (Message, Handle) {
+		m := Message{ID: idNumber(i), Group: 7, Sender: Device{1, 0}, Seq: uint64(i), Addressees: devs, Stratum: -1}
+		h := a.Written(m)
+		for i := range devs {
+			h.OnlineAt(i)
+		}
+		h.Acknowledged()
+		return m, h
+	}
+	m, _ := write(1)
+	if d := a.Delivered(devs[0], frame(&m, 11), Live, time.Second); !d.First || !d.Last {
+		t.Errorf("the only member: %+v", d)
+	}
+	a.Changing(7, 4) // from here 4 may be in
+	m, _ = write(2)
+	if d := a.Delivered(devs[0], frame(&m, 12), Live, time.Second); !d.First || d.Last {
+		t.Errorf("with one about to join: %+v", d)
+	}
+	a.Added(7, 4, 12)
+	for _, d := range a.Pending() {
+		a.Drained(d)
+	}
+	if r := a.Report(); r.Expected != 2+1 || r.Proved != 2 || r.Unproved != 1 || r.Foreign != 0 {
+		t.Errorf("the join and the message cannot both be at 12: %+v", r)
+	}
+}
+
 // Goroutines tell of different devices at the same time; the counts must be as
 // if they had not.
 func TestConcurrentEvents(t *testing.T) {

@@ -54,7 +54,8 @@ func (h Handle) OnlineAt(i int) {
 
 // Online says that a device was online when the message was to be sent. Call it
 // before the message is written, so that First and Last come out right. Devices
-// that are not among its addressees are left out.
+// that are not among its addressees are left out, and those of users who are
+// known to have left, or not to have joined yet.
 func (a *Audit) Online(id wire.MessageID, dev Device) {
 	r := a.find(id)
 	if r == nil {
@@ -66,7 +67,7 @@ func (a *Audit) Online(id wire.MessageID, dev Device) {
 }
 
 func (r *record) mark(i int) {
-	if r.has(true, i) {
+	if r.has(true, i) || r.stream.group.gone(r, r.devs[i]) {
 		return
 	}
 	r.set(true, i)
@@ -238,6 +239,18 @@ func (a *Audit) nobodys(dev Device, d *wire.Deliver) {
 	if len(a.strange) < examplesOfAKind {
 		a.strange = append(a.strange, fmt.Sprintf("foreign: message %x, which nobody wrote, reached %v", d.MessageId, dev))
 	}
+}
+
+// Outside says that a user is not a member of a group at the start, although
+// the addressees of its messages name the user, who will join later. Call it
+// before the first message of the group is written.
+func (a *Audit) Outside(groupID, user uint64) {
+	g, unlock := a.lockGroup(groupID)
+	defer unlock()
+	if g.outside == nil {
+		g.outside = map[uint64]bool{}
+	}
+	g.outside[user] = true
 }
 
 // Changing says that a membership change of a user is about to be asked for.

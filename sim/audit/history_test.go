@@ -23,6 +23,7 @@ import (
 //	ack ID | refused ID
 //	deliver DEV ID [live|drain|transition|proof] [offset=N] [at=MS] [seq=N] [from=DEV] [group=G]
 //	redelivered DEV
+//	outside G USER
 //	changing G USER | removed G USER OFFSET | added G USER OFFSET
 //	drained DEV | unprovable DEV
 //	pending [DEV...]          what Pending must return at this point
@@ -97,6 +98,8 @@ func (p *replayer) event(w []string) error {
 		return p.deliver(w)
 	case "redelivered":
 		p.a.Redelivered(dev(arg(1)))
+	case "outside":
+		p.a.Outside(num(arg(1)), num(arg(2)))
 	case "changing":
 		p.a.Changing(num(arg(1)), num(arg(2)))
 	case "removed":

@@ -9,7 +9,7 @@ import (
 // reached, ordered by user as far as the first two go. The caller holds the lock.
 func (a *Audit) judge(s *stripe, r *record, visit func(pair)) {
 	g := r.stream.group
-	if g == nil || len(g.changes) == 0 {
+	if g == nil || g.still() {
 		a.judgePlain(s, r, visit)
 		return
 	}
@@ -35,7 +35,10 @@ func (a *Audit) judgeChanged(s *stripe, r *record, g *group, visit func(pair)) {
 	changed := g.byUser()
 	sender := r.stream.key.sender.User
 	due := func(dev Device, otherwise due) due {
-		if cs := changed[dev.User]; cs != nil && dev.User != sender {
+		if cs, ok := changed[dev.User]; ok && dev.User != sender {
+			if g.outside[dev.User] {
+				otherwise = foreign
+			}
 			otherwise = member(cs, r, otherwise)
 		}
 		return r.answer(otherwise)
@@ -81,24 +84,56 @@ func (r *record) answer(is due) due {
 	return is
 }
 
-// byUser returns the changes of each user, those with an offset first and in order.
+// still says that nobody joined or left, so that the addressees are right.
+func (g *group) still() bool { return len(g.changes) == 0 && len(g.outside) == 0 }
+
+// gone says that a message, not delivered to anybody yet, is certainly not for
+// a device, by what is known now.
+func (g *group) gone(r *record, dev Device) bool {
+	if g == nil || g.still() || r.offMin != noOffset || dev.User == r.stream.key.sender.User {
+		return false
+	}
+	otherwise := expected
+	if g.outside[dev.User] {
+		otherwise = foreign
+	}
+	var cs []change
+	for _, c := range g.changes {
+		if c.user == dev.User {
+			cs = append(cs, c)
+		}
+	}
+	inOrder(cs)
+	return member(cs, r, otherwise) == foreign
+}
+
+// byUser returns the changes, inOrder, of each user who joined or left or was
+// outside at the start.
 func (g *group) byUser() map[uint64][]change {
 	m := map[uint64][]change{}
+	for user := range g.outside {
+		m[user] = nil
+	}
 	for _, c := range g.changes {
 		m[c.user] = append(m[c.user], c)
 	}
 	for _, cs := range m {
-		slices.SortStableFunc(cs, func(x, y change) int {
-			if x.known != y.known {
-				if x.known {
-					return -1
-				}
-				return 1
-			}
-			return cmp.Compare(x.offset, y.offset)
-		})
+		inOrder(cs)
 	}
 	return m
+}
+
+// inOrder sorts changes by offset, those without one last.
+func inOrder(cs []change) {
+	slices.SortStableFunc(cs, func(x, y change) int {
+		if x.known != y.known {
+			if x.known {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Compare(x.offset, y.offset)
+	})
 }
 
 // devicesOf returns the devices of a user whose membership changed.
@@ -125,8 +160,8 @@ func (a *Audit) devicesOf(g *group, user uint64) []Device {
 	return devs
 }
 
-// member says what a message of a group is to a user with these changes, as
-// byUser sorts them; otherwise is what it is by the addressees alone.
+// member says what a message of a group is to a user with these changes,
+// inOrder; otherwise is what it is to the user without them.
 func member(cs []change, r *record, otherwise due) due {
 	for _, c := range cs {
 		if !c.known && r.versus(c) != before {

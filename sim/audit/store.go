@@ -136,6 +136,7 @@ type group struct {
 	id      uint64
 	clock   uint32 // ticks at each event of a change
 	changes []change
+	outside map[uint64]bool // users that were not members at the start
 	streams []*stream
 }
 
