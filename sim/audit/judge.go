@@ -73,13 +73,12 @@ func (a *Audit) judgeChanged(s *stripe, r *record, g *group, visit func(pair)) {
 	}
 }
 
-// answer weakens what is due by what the sender was answered.
+// answer corrects what is due by what the sender was answered: a refused
+// message is for nobody. (Of one that was not answered nothing is expected; the
+// caller sees to that.)
 func (r *record) answer(is due) due {
-	switch {
-	case is == foreign || r.state == refused:
+	if r.state == refused {
 		return foreign
-	case r.state == unanswered:
-		return allowed
 	}
 	return is
 }
