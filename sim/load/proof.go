@@ -219,11 +219,11 @@ func (e *Engine) pushOpens(d *device) {
 	if !away {
 		return
 	}
-	opens, delay, length := e.sched.PushOpen(d.key.User, n)
+	now := e.now() - e.loadStart
+	opens, delay, length := e.sched.PushOpenAt(d.key.User, n, now)
 	if !opens {
 		return
 	}
-	now := e.now() - e.loadStart
 	if next, ok := e.sched.NextOpen(d.key.User, d.key.Device, now); ok && next < now+delay+length {
 		return // the session that comes anyway sees it
 	}

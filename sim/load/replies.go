@@ -25,10 +25,8 @@ const (
 
 func newReplies(s *workload.Schedule) *replies {
 	r := &replies{}
-	for i := range s.Actions {
-		if s.Actions[i].Kind == workload.Send {
-			r.sends = append(r.sends, &s.Actions[i])
-		}
+	for _, i := range s.Sends {
+		r.sends = append(r.sends, &s.Actions[i])
 	}
 	r.first = make([]int32, len(r.sends))
 	r.next = make([]int32, len(r.sends))
