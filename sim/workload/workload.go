@@ -5,13 +5,7 @@
 // clock and no goroutines, and imports only sim/scenario and sim/population.
 package workload
 
-import (
-	"iter"
-	"time"
-
-	"throng/sim/population"
-	"throng/sim/scenario"
-)
+import "time"
 
 // ActionKind says what an Action does.
 type ActionKind uint8
@@ -112,44 +106,4 @@ type Stats struct {
 	ActiveChats         int // conversations with a send in the run
 	TypingFrames        int
 	Warnings            []string // targets that the schedule could not meet, for people
-}
-
-// Schedule is everything a run does, fixed before it starts. It is read-only.
-type Schedule struct {
-	Actions []Action // by At, ties in a fixed order
-	Phases  []PhaseSpan
-	Stats   Stats
-	// Sends[i] is the position in Actions of the send with Index i.
-	Sends []int32
-}
-
-// Build makes the schedule of a scenario.
-func Build(spec *scenario.Spec, pop *population.Population) (*Schedule, error) { return nil, nil }
-
-// Touched lists what must exist before the run: every user that opens, writes
-// or is addressed, in ascending order, and every group with its members at the
-// start (the first is the owner).
-func (s *Schedule) Touched() (users iter.Seq[uint64], groups iter.Seq2[uint64, []uint64]) {
-	return nil, nil
-}
-
-// PushOpen says whether the n-th push (0..) that a user gets makes the owner
-// open the app on device 0, how long after it, and for how long. The engine
-// asks only for users who are offline, not for pushes of backlog sends; when
-// the session would run into a scheduled one (NextOpen), it opens that early
-// instead or not at all: a device never has two sessions.
-func (s *Schedule) PushOpen(user uint64, n uint64) (open bool, delay, length time.Duration) {
-	return false, 0, 0
-}
-
-// NextOpen is when a device's next scheduled session after at begins.
-func (s *Schedule) NextOpen(user uint64, device uint32, at time.Duration) (time.Duration, bool) {
-	return 0, false
-}
-
-// ReadDelay says whether a user who has received a send reads it, and how long
-// after receiving it, or after coming online if that was later. The session's
-// end cuts it short: then there is no read in this session.
-func (s *Schedule) ReadDelay(user uint64, sendIndex int32) (read bool, d time.Duration) {
-	return false, 0
 }
