@@ -42,6 +42,7 @@ type Message struct {
 // Class is how a delivery reached a device.
 type Class uint8
 
+// The classes.
 const (
 	Live       Class = iota // the device had been current since before the intended time
 	Drain                   // out of the inbox

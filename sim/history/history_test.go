@@ -167,12 +167,14 @@ func TestKilledRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range 3 {
-		w.Second(Second{T: float64(i + 1), Offered: 1})
-		w.Event(Event{T: float64(i), Kind: "warning"})
-		w.Interval(Interval{Kind: KindSent, Start: float64(i), End: float64(i + 1), Hist: hist(int64(i))})
-	}
-	if err := w.Flush(); err != nil { // what the flusher does each second
-		t.Fatal(err)
+		if err := errors.Join(
+			w.Second(Second{T: float64(i + 1), Offered: 1}),
+			w.Event(Event{T: float64(i), Kind: "warning"}),
+			w.Interval(Interval{Kind: KindSent, Start: float64(i), End: float64(i + 1), Hist: hist(int64(i))}),
+			w.Flush(), // what the flusher does each second
+		); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for _, name := range []string{FileSeries, FileEvents, FileLatency} {
 		whole, err := os.ReadFile(filepath.Join(dir, name))
@@ -294,11 +296,15 @@ func TestConcurrentWriters(t *testing.T) {
 	for range n {
 		wg.Go(func() {
 			for i := range each {
-				w.Second(Second{T: float64(i)})
-				w.Role(RoleSample{T: float64(i), Role: "inbox"})
-				w.Event(Event{T: float64(i)})
-				w.Interval(Interval{Kind: KindSent, Start: float64(i), End: float64(i + 1), Hist: hist(9)})
-				w.Flush()
+				if err := errors.Join(
+					w.Second(Second{T: float64(i)}),
+					w.Role(RoleSample{T: float64(i), Role: "inbox"}),
+					w.Event(Event{T: float64(i)}),
+					w.Interval(Interval{Kind: KindSent, Start: float64(i), End: float64(i + 1), Hist: hist(9)}),
+					w.Flush(),
+				); err != nil {
+					t.Error(err)
+				}
 			}
 		})
 	}
@@ -415,12 +421,53 @@ func BenchmarkInterval(b *testing.B) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	h := NewHist()
 	for range 2000 {
-		h.RecordValue(int64(math.Exp(rng.NormFloat64()+9)) % HistMax)
+		if err := h.RecordValue(int64(math.Exp(rng.NormFloat64()+9)) % HistMax); err != nil {
+			b.Fatal(err)
+		}
 	}
 	b.ReportAllocs()
 	for b.Loop() {
 		if err := w.Interval(Interval{Kind: KindSent, End: 1, Hist: h}); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// A run of four minutes with 23 kinds, read and cut into blocks.
+func BenchmarkOpen(b *testing.B) {
+	dir := filepath.Join(b.TempDir(), "r")
+	w, err := Create(dir, manifest())
+	if err != nil {
+		b.Fatal(err)
+	}
+	rng := rand.New(rand.NewPCG(3, 4))
+	h := NewHist()
+	for range 500 {
+		if err := h.RecordValue(int64(math.Exp(rng.NormFloat64()+9)) % HistMax); err != nil {
+			b.Fatal(err)
+		}
+	}
+	kinds := []string{}
+	for i := range 23 {
+		kinds = append(kinds, "kind_"+string(rune('a'+i)))
+	}
+	for s := range 240 {
+		for _, k := range kinds {
+			if err := w.Interval(Interval{Kind: k, Start: float64(s), End: float64(s + 1), Hist: h}); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	if err := w.Close(); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		r, err := Open(dir)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, k := range kinds {
+			r.Blocks(k, "steady", 20)
 		}
 	}
 }

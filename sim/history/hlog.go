@@ -67,18 +67,16 @@ func (e *hlogEncoder) line(iv Interval) ([]byte, error) {
 	}
 	e.out.Reset()
 	fmt.Fprintf(&e.out, "Tag=%s,%.3f,%.3f,%.3f,", iv.Kind, iv.Start, iv.End-iv.Start, float64(iv.Hist.Max())/1000)
-	b64 := base64.NewEncoder(base64.StdEncoding, &e.out)
-	var head [8]byte
-	binary.BigEndian.PutUint32(head[0:], v2CompressedCookie)
-	binary.BigEndian.PutUint32(head[4:], uint32(e.comp.Len()))
-	b64.Write(head[:])
-	b64.Write(e.comp.Bytes())
-	b64.Close()
+	payload := e.comp.Bytes()
+	binary.BigEndian.PutUint32(payload[0:], v2CompressedCookie)
+	binary.BigEndian.PutUint32(payload[4:], uint32(len(payload)-8))
+	e.out.Write(base64.StdEncoding.AppendEncode(e.out.AvailableBuffer(), payload))
 	e.out.WriteByte('\n')
 	return e.out.Bytes(), nil
 }
 
-// compress leaves the zlib stream of the V2 encoding of h in e.comp.
+// compress leaves the zlib stream of the V2 encoding of h in e.comp, after
+// eight bytes for its head.
 func (e *hlogEncoder) compress(h *hdrhistogram.Histogram) error {
 	s := h.Export()
 	e.raw = append(e.raw[:0], make([]byte, 40)...)
@@ -108,6 +106,7 @@ func (e *hlogEncoder) compress(h *hdrhistogram.Histogram) error {
 	binary.BigEndian.PutUint64(e.raw[32:], math.Float64bits(1))
 
 	e.comp.Reset()
+	e.comp.Write(make([]byte, 8))
 	if e.z == nil {
 		z, err := zlib.NewWriterLevel(&e.comp, zlib.BestSpeed)
 		if err != nil {

@@ -28,12 +28,12 @@ func link(dir string) error {
 		return fmt.Errorf("%s is not a link: left alone", LinkLatest)
 	}
 	tmp := filepath.Join(parent, "."+LinkLatest+"-"+name)
-	os.Remove(tmp)
+	_ = os.Remove(tmp) // left by a kill at this point; mostly there is none
 	if err := os.Symlink(name, tmp); err != nil {
 		return fmt.Errorf("link %s: %w", LinkLatest, err)
 	}
 	if err := os.Rename(tmp, latest); err != nil {
-		os.Remove(tmp)
+		_ = os.Remove(tmp)
 		return fmt.Errorf("link %s: %w", LinkLatest, err)
 	}
 	return nil

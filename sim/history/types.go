@@ -189,8 +189,8 @@ type Audit struct {
 	Examples []string `json:"examples,omitempty"`
 }
 
-// PushAudit: every inbox row older than the push delay has a push that the
-// provider accepted, a dead letter or an acknowledgement.
+// PushAudit is about inbox rows older than the push delay: each has a push that
+// the provider accepted, a dead letter or an acknowledgement.
 type PushAudit struct {
 	Checked int64 `json:"checked"`
 	Missing int64 `json:"missing"`

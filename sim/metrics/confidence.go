@@ -35,8 +35,8 @@ func Enough(q float64, samples int64, blocks int) bool {
 }
 
 // MeanOfBlocks returns the mean of the means of equal time blocks with its t
-// interval, the method of batch means (Law and Kelton, Simulation Modeling and
-// Analysis, section 9.5.3: mean ± t(n-1, 1-α/2)·s/√n). The blocks must be
+// interval, the method of batch means (Law and Kelton's textbook on
+// simulation, section 9.5.3: mean ± t(n-1, 1-α/2)·s/√n). The blocks must be
 // nearly independent: it warns when their lag-1 autocorrelation is above
 // 1.96/√n, for then the interval is too narrow and the blocks are too short.
 // OK needs MinBlocks.

@@ -172,7 +172,9 @@ func TestQuantileCoverage(t *testing.T) {
 		for i := range hs {
 			hs[i] = history.NewHist()
 			for range 100 {
-				hs[i].RecordValue(int64(rng.ExpFloat64() * 1e4))
+				if err := hs[i].RecordValue(int64(rng.ExpFloat64() * 1e4)); err != nil {
+					t.Fatal(err)
+				}
 			}
 			merged.Merge(hs[i])
 		}

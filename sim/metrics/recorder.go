@@ -7,6 +7,7 @@ package metrics
 
 import (
 	"math/bits"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -59,7 +60,7 @@ func (r *Recorder) Kind(name string) Kind {
 		return k
 	}
 	old := *r.kinds.Load()
-	grown := append(old[:len(old):len(old)], &buckets{name: name, counts: make([]atomic.Uint64, countsLen)})
+	grown := slices.Concat(old, []*buckets{{name: name, counts: make([]atomic.Uint64, countsLen)}})
 	r.kinds.Store(&grown)
 	k := Kind(len(old))
 	r.names[name] = k
