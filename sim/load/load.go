@@ -133,6 +133,11 @@ func New(cfg Config) (*Engine, error) {
 	e.timers = newTimers(e.now)
 	e.replies = newReplies(cfg.Schedule)
 	e.joiners = joinersOf(cfg.Schedule)
+	for g, users := range e.joiners {
+		for _, u := range users {
+			e.audit.Outside(g, u)
+		}
+	}
 	for i := range e.devices {
 		e.devices[i].m = make(map[audit.Device]*device)
 		e.ids[i].m = make(map[wire.MessageID]int32)

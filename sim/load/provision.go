@@ -7,6 +7,7 @@ import (
 	"io"
 	"iter"
 	"slices"
+	"time"
 
 	"throng/sim/audit"
 	"throng/sim/workload"
@@ -130,11 +131,17 @@ func (e *Engine) changeMembers(ctx context.Context, a *workload.Action) {
 		c.Remove = []uint64{a.User}
 	}
 	e.audit.Changing(a.Conv.Group, a.User)
-	res, err := e.target.ChangeMembers(ctx, c)
-	if err != nil {
+	var res *wire.MembershipResult
+	for {
+		var err error
+		if res, err = e.target.ChangeMembers(ctx, c); err == nil {
+			break
+		}
 		e.stats.errors.Add(1)
-		e.event("warning", fmt.Sprintf("membership change of group %d: %v", a.Conv.Group, err))
-		return
+		e.event("warning", fmt.Sprintf("membership change of group %d, to be tried again: %v", a.Conv.Group, err))
+		if !e.sleepUntil(ctx, e.now()+time.Second) {
+			return
+		}
 	}
 	if a.Kind == workload.MemberAdd {
 		e.audit.Added(a.Conv.Group, a.User, res.Offset)

@@ -166,6 +166,7 @@ func (e *Engine) submit(a *workload.Action) {
 			r.mu.Unlock()
 			if online {
 				m.audit.OnlineAt(i)
+				e.stats.expected.Add(1)
 			}
 		}
 	}

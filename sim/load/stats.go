@@ -15,6 +15,7 @@ type stats struct {
 	duplicates, logins, closed, dropped   atomic.Int64
 	pushes, framesIn, framesOut           atomic.Int64
 	unstarted, errors                     atomic.Int64
+	expected                              atomic.Int64 // deliveries to devices that were online
 	connected, inFlight, waiting, logging atomic.Int64 // gauges
 }
 
@@ -162,4 +163,10 @@ func (e *Engine) swap(to time.Duration) (p50, p99, late time.Duration) {
 // event notes something that happened once.
 func (e *Engine) event(kind, detail string) {
 	e.record(e.cfg.History.Event(history.Event{T: e.now().Seconds(), Kind: kind, Detail: detail}))
+}
+
+// InFlight returns how many sends are written and not answered, and how many
+// deliveries to devices that were online are still to come.
+func (e *Engine) InFlight() (sends, deliveries int64) {
+	return e.stats.inFlight.Load(), e.stats.expected.Load() - e.stats.live.Load()
 }

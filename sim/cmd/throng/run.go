@@ -18,6 +18,7 @@ import (
 	"throng/sim/scenario"
 	"throng/sim/target"
 	"throng/sim/workload"
+	"throng/system"
 	"throng/system/wire"
 )
 
@@ -195,9 +196,10 @@ func (r *runner) prepare(stack, reason string) error {
 		Topology: target.Topology{Gateways: t.Gateways, Messages: t.Messages, Fanouts: t.Fanouts, Groups: t.Groups,
 			Inboxes: t.Inboxes, Pushes: t.Pushes, Partitions: t.Partitions},
 		Exe: exe, LogDir: filepath.Join(r.dir, "logs"), Plant: r.flags.plant,
-		PushDelay: time.Duration(r.spec.PushDelayS * float64(time.Second)),
-		OnEvent: func(kind, detail string) {
-			_ = r.writer.Event(history.Event{T: time.Since(r.start).Seconds(), Kind: kind, Detail: detail})
+		Settings: system.Settings{PushDelay: system.Duration(r.spec.PushDelayS * float64(time.Second))},
+		OnEvent: func(e history.Event) {
+			e.T = time.Since(r.start).Seconds()
+			_ = r.writer.Event(e)
 		},
 	})
 	return err

@@ -1,0 +1,38 @@
+package load
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// Timers run in the order of their times, whatever order they were set in, and
+// one set for earlier than the one being slept for wakes the loop.
+func TestTimersRunInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		now := func() time.Duration { return time.Since(start) }
+		tm := newTimers(now)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go tm.run(ctx)
+		type run struct{ set, at time.Duration }
+		var got []run
+		set := func(d time.Duration) { tm.at(d, func() { got = append(got, run{d, now()}) }) }
+		set(30 * time.Second)
+		synctest.Wait()
+		set(20 * time.Second)
+		set(10 * time.Second)
+		time.Sleep(15 * time.Second)
+		set(time.Second) // in the past: at once
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		want := []run{{10 * time.Second, 10 * time.Second}, {time.Second, 15 * time.Second},
+			{20 * time.Second, 20 * time.Second}, {30 * time.Second, 30 * time.Second}}
+		if !slices.Equal(got, want) {
+			t.Errorf("ran (set for, at) %v, want %v", got, want)
+		}
+	})
+}
