@@ -159,7 +159,7 @@ type Estimate struct {
 	// NotUsable says why there is no fleet plan; empty when there is one.
 	NotUsable string       `json:"not_usable,omitempty"`
 	Demands   []Demand     `json:"demands"`
-	Rows      []Row        `json:"rows"`
+	Rows      []Row        `json:"-"` // capacity[] of a result
 	Compare   []Comparison `json:"compare"`
 	Why       string       `json:"why"` // in one sentence, why the three differ
 	Caveats   []string     `json:"caveats"`

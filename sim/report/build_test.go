@@ -1,0 +1,221 @@
+package report
+
+import (
+	"bytes"
+	"encoding/xml"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"throng/sim/history"
+	"throng/sim/report/runtest"
+)
+
+// specYAML is the scenario of the synthetic runs: groups_peak in small.
+const specYAML = `name: groups_peak
+question: What do group members experience at the diurnal peak?
+preset: B
+scale: 1/5000
+seed: 42
+phases: {steady: 60s, spike: 20s, spike_factor: 5}
+gates: {p99_sent_ms: 500, p99_deliver_ms: 1000, generator_late_p99_ms: 10}
+`
+
+// small is the same at a twentieth of the time and a quarter of the rate.
+const smallYAML = `name: groups_peak
+question: What do group members experience at the diurnal peak?
+preset: B
+scale: 1/20000
+seed: 42
+phases: {steady: 15s, spike: 3s, spike_factor: 5}
+gates: {p99_sent_ms: 500, p99_deliver_ms: 1000, generator_late_p99_ms: 10}
+`
+
+func smallRun(t *testing.T, change func(*runtest.Options)) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "run")
+	o := runtest.Options{SendsPerS: 89.7, SteadyS: 15, SpikeS: 3, SpecYAML: smallYAML, Users: 150_000}
+	if change != nil {
+		change(&o)
+	}
+	if err := runtest.Write(dir, o); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func build(t *testing.T, dir string) *Result {
+	t.Helper()
+	r, err := Build(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestBuildPasses(t *testing.T) {
+	dir := smallRun(t, nil)
+	r := build(t, dir)
+	if r.Verdict != Pass || r.ExitCode() != 0 || len(r.Reasons) > 0 {
+		t.Fatalf("%s (exit %d): %s %q", r.Verdict, r.ExitCode(), r.Summary, r.Reasons)
+	}
+	for _, name := range []string{FileResult, FileHTML, FileMarkdown, FileJUnit, "plots/spectrum.svg", "plots/spectrum-dark.svg", "plots/capacity.png", "plots/cpu-dark.png"} {
+		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Size() == 0 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	back, err := Read(dir)
+	if err != nil || back.Verdict != Pass || back.Audit.Proved != r.Audit.Proved {
+		t.Errorf("read back: %v", err)
+	}
+	if len(r.Capacity) < 30 {
+		t.Errorf("%d rows of capacity", len(r.Capacity))
+	}
+	if l := r.LatencyMs[history.KindDeliverGroup]; !l.P50.Known() || l.P50 > l.P90 {
+		t.Errorf("group latency %+v", l)
+	}
+	if l := r.LatencyMs[history.KindSent]; l.P999.Known() {
+		t.Errorf("p99.9 of %d samples is %v", l.Count, l.P999)
+	}
+}
+
+// TestBuildIsRepeatable: two reports of one folder are the same bytes.
+func TestBuildIsRepeatable(t *testing.T) {
+	dir := smallRun(t, nil)
+	files := func() map[string][]byte {
+		build(t, dir)
+		out := map[string][]byte{}
+		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && !d.IsDir() {
+				out[path], err = os.ReadFile(path)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	a, b := files(), files()
+	if len(a) < 25 || len(a) != len(b) {
+		t.Fatalf("%d and %d files", len(a), len(b))
+	}
+	for name := range a {
+		if !bytes.Equal(a[name], b[name]) {
+			t.Errorf("%s differs", filepath.Base(name))
+		}
+	}
+}
+
+// TestPageIsOneFile: nothing in the page comes from anywhere else.
+func TestPageIsOneFile(t *testing.T) {
+	dir := smallRun(t, nil)
+	build(t, dir)
+	data, err := os.ReadFile(filepath.Join(dir, FileHTML))
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := string(data)
+	for _, bad := range []string{"<script", "<link", "@import", "src=", "url(", "ZgotmplZ", "NaN", "&lt;nil", "%!"} {
+		if strings.Contains(page, bad) {
+			t.Errorf("the page contains %q", bad)
+		}
+	}
+	page = strings.ReplaceAll(page, "http://www.w3.org/2000/svg", "")
+	if i := strings.Index(page, "http"); i >= 0 {
+		t.Errorf("the page refers to %q", page[i:i+40])
+	}
+	for _, want := range []string{"prefers-color-scheme", "Pass: every one of", "SEED=42", `class="fig narrow"`, "WORKLOAD.md 6"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page has no %q", want)
+		}
+	}
+	if n := strings.Count(page, "<svg"); n != 12 {
+		t.Errorf("%d drawings, want six in two layouts", n)
+	}
+}
+
+func TestAbsentEvidenceIsInconclusive(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*runtest.Options)
+		want   string
+	}{
+		"no audit": {func(o *runtest.Options) { o.Edit = func(*history.Manifest, *history.Audit) bool { return false } }, "delivery proof is missing"},
+		"interrupted": {func(o *runtest.Options) {
+			o.Edit = func(m *history.Manifest, _ *history.Audit) bool { m.Interrupted = true; return true }
+		}, "interrupted"},
+		"no steady": {func(o *runtest.Options) {
+			o.Edit = func(m *history.Manifest, _ *history.Audit) bool { m.Phases = m.Phases[:4]; return true }
+		}, "never came to its gated phase"},
+		"short steady": {func(o *runtest.Options) { o.SteadyS = 8 }, "interrupted in its gated phase"},
+		"unknown spec": {func(o *runtest.Options) { o.SpecYAML = "name: x\nwarp: 9\n" }, "cannot be read"},
+		"late":         {func(o *runtest.Options) { o.LateUs = 9000 }, "late at p99"},
+		"nothing known": {func(o *runtest.Options) {
+			o.Edit = func(m *history.Manifest, a *history.Audit) bool { *a = history.Audit{}; return true }
+		}, "covers 0 pairs"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := build(t, smallRun(t, c.change))
+			if r.Verdict != Inconclusive || r.ExitCode() != 2 {
+				t.Errorf("%s: %s", r.Verdict, r.Summary)
+			}
+			if !strings.Contains(strings.Join(r.Reasons, "\n"), c.want) {
+				t.Errorf("reasons %q do not say %q", r.Reasons, c.want)
+			}
+			if name == "late" && (r.Estimate.NotUsable == "" || len(r.Capacity) > 0) {
+				t.Errorf("a plan of %d rows from a run limited by its generator", len(r.Capacity))
+			}
+		})
+	}
+}
+
+func TestLossFails(t *testing.T) {
+	r := build(t, smallRun(t, func(o *runtest.Options) {
+		o.Edit = func(_ *history.Manifest, a *history.Audit) bool {
+			a.Lost, a.Proved = 3, a.Proved-3
+			a.Examples = []string{"message <b>1</b> to user 7 device 0"}
+			return true
+		}
+	}))
+	if r.Verdict != Fail || r.ExitCode() != 1 || !strings.Contains(r.Summary, "3 acknowledged deliveries were lost") {
+		t.Errorf("%s: %s", r.Verdict, r.Summary)
+	}
+}
+
+func TestJUnit(t *testing.T) {
+	dir := smallRun(t, func(o *runtest.Options) {
+		o.Edit = func(_ *history.Manifest, a *history.Audit) bool { a.Duplicated, a.Unproved = 1, 2; return true }
+	})
+	r := build(t, dir)
+	data, err := os.ReadFile(filepath.Join(dir, FileJUnit))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s junitSuite
+	if err := xml.Unmarshal(data, &s); err != nil {
+		t.Fatal(err)
+	}
+	if s.Failures != 1 || s.Errors != 1 || s.Tests != len(r.Gates)+len(r.Phases) || len(s.Cases) != s.Tests {
+		t.Errorf("%d failures, %d errors, %d tests, %d cases; %d gates, %d phases", s.Failures, s.Errors, s.Tests, len(s.Cases), len(r.Gates), len(r.Phases))
+	}
+}
+
+// TestWriteRun writes the run that people look at: set RUN to a folder.
+func TestWriteRun(t *testing.T) {
+	dir := os.Getenv("RUN")
+	if dir == "" {
+		t.Skip("RUN is not set")
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := runtest.Write(dir, runtest.Options{SpecYAML: specYAML}); err != nil {
+		t.Fatal(err)
+	}
+	r := build(t, dir)
+	if err := r.Terminal(os.Stdout, false); err != nil {
+		t.Fatal(err)
+	}
+}

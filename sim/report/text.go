@@ -1,0 +1,319 @@
+package report
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"throng/sim/capacity"
+)
+
+// table is rows of cells under a head, for every form of output.
+type table struct {
+	Head []string
+	// Left is how many columns, from the first, are words; the others are figures.
+	Left int
+	Rows [][]string
+	// Marks are verdicts of the rows, for colour; nil without.
+	Marks []Verdict
+}
+
+func (r *Result) latencyTable() table {
+	t := table{Head: []string{"latency", "n", "p50", "p90", "p99", "p99.9", "max"}, Left: 1}
+	add := func(name string, l Latency) {
+		if l.Count > 0 {
+			t.Rows = append(t.Rows, []string{name, count(l.Count), ms(l.P50), ms(l.P90), ms(l.P99), ms(l.P999), ms(l.Max)})
+		}
+	}
+	for _, k := range kindNames() {
+		add(k.name, r.LatencyMs[k.kind])
+	}
+	add("generator lateness", r.Generator.LateMs)
+	add("generator lateness, spike", r.Generator.SpikeLateMs)
+	return t
+}
+
+func (r *Result) fanoutTable() table {
+	t := table{Head: []string{"members", "messages", "first p50", "first p99", "last p50", "last p99", "last max"}, Left: 1}
+	for _, c := range r.sortedClasses() {
+		f := r.FanoutMs[c]
+		t.Rows = append(t.Rows, []string{c, count(f.N), ms(f.First.P50), ms(f.First.P99), ms(f.Last.P50), ms(f.Last.P99), ms(f.Last.Max)})
+	}
+	return t
+}
+
+func (r *Result) phaseTable() table {
+	t := table{Head: []string{"phase", "verdict", "what happened"}, Left: 3}
+	for _, p := range r.Phases {
+		v := string(p.Verdict)
+		if p.Gated {
+			v += " (gates)"
+		}
+		t.Rows = append(t.Rows, []string{p.Name, v, p.Line})
+		t.Marks = append(t.Marks, p.Verdict)
+	}
+	return t
+}
+
+func (r *Result) gateTable() table {
+	t := table{Head: []string{"gate", "kind", "verdict", "finding"}, Left: 4}
+	for _, g := range r.Gates {
+		t.Rows = append(t.Rows, []string{g.Name, g.Kind, string(g.Verdict), g.Text})
+		t.Marks = append(t.Marks, g.Verdict)
+	}
+	return t
+}
+
+func (r *Result) auditTable() table {
+	t := table{Head: []string{"audit", "pairs"}, Left: 1}
+	a := r.Audit
+	if a == nil {
+		return t
+	}
+	for _, x := range []struct {
+		name string
+		n    int64
+		bad  bool
+	}{{"messages acknowledged", a.Acknowledged, false}, {"messages unanswered", a.Unanswered, false}, {"pairs expected", a.Expected, false}, {"proved", a.Proved, false},
+		{"lost", a.Lost, true}, {"duplicated", a.Duplicated, true}, {"reordered", a.Reordered, true}, {"foreign", a.Foreign, true}, {"unproved", a.Unproved, true},
+		{"push missing", a.PushMissing, true}, {"redelivered, dropped by the client", a.Redelivered, false}, {"delivered live", a.Live, false}, {"delivered from an inbox", a.Drain, false},
+		{"delivered in transition", a.Transition, false}, {"delivered in the proof", a.Proof, false}} {
+		t.Rows = append(t.Rows, []string{x.name, count(x.n)})
+		v := Done
+		if x.bad {
+			v = Pass
+			if x.n > 0 {
+				v = Fail
+				if x.name == "unproved" {
+					v = Inconclusive
+				}
+			}
+		}
+		t.Marks = append(t.Marks, v)
+	}
+	return t
+}
+
+func (r *Result) roleTable() table {
+	t := table{Head: []string{"role", "instances", "CPU s", "steady cores", "peak RSS", "CPU for a send", "for a delivery"}, Left: 1}
+	us := func(n Number) string {
+		if !n.Known() {
+			return unknown
+		}
+		return num(n) + " us"
+	}
+	for _, n := range r.sortedRoles() {
+		role := r.Roles[n]
+		d := func(per string) Number {
+			if v, ok := role.DemandUs[per]; ok {
+				return v
+			}
+			return nan()
+		}
+		t.Rows = append(t.Rows, []string{n, fmt.Sprint(role.Instances), num(role.CPUSeconds), num(role.SteadyCores), bytesOf(role.RSSPeakBytes), us(d("send")), us(d("delivery"))})
+	}
+	return t
+}
+
+// headline are the rows of the estimate that fit on a screen.
+func headline() [][2]string {
+	return [][2]string{{"gateway", "connections"}, {"gateway", "cores"}, {"gateway", "instances"}, {"gateway", "memory"}, {"message", "cores"}, {"message", "instances"},
+		{"fanout", "cores"}, {"fanout", "instances"}, {"group", "cores"}, {"group", "instances"}, {"inbox", "cores"}, {"inbox", "instances"}, {"push", "cores"}, {"push", "instances"},
+		{"log", "throughput_in"}, {"log", "brokers"}, {"log", "partitions"}, {"log", "storage_day"}, {"cache", "ops"}, {"cache", "shards"}, {"sql inbox", "shards"}, {"sql group", "shards"},
+		{"inbox", "storage_backlog"}, {"inbox", "bytes_written_day"}, {"inbox", "storage_30_days"}, {"push", "attempts"}, {"network", "clients_to_gateways"}, {"network", "gateways_to_clients"}}
+}
+
+func (r *Result) capacityTable() table {
+	t := table{Head: []string{"tier", "resource", "needs", "95% interval", "kind"}, Left: 2}
+	for _, h := range headline() {
+		if row, ok := r.Estimate.Find(h[0], h[1]); ok {
+			t.Rows = append(t.Rows, []string{row.Tier, readable(row.Resource), amount(row.Value, row.Unit), interval(row.Low, row.High, row.Unit), row.Kind})
+		}
+	}
+	return t
+}
+
+func readable(resource string) string { return strings.ReplaceAll(resource, "_", " ") }
+
+// shareTable has the rows that depend on the offline share.
+func (r *Result) shareTable() table {
+	t := table{Head: []string{"tier", "resource", "0.3", "0.5", "0.7", "measured " + num(r.OfflineRate)}, Left: 2}
+	at := map[string]int{}
+	for _, row := range r.Capacity {
+		if row.Offline == "" {
+			continue
+		}
+		key := row.Tier + " " + row.Resource
+		i, ok := at[key]
+		if !ok {
+			i = len(t.Rows)
+			at[key] = i
+			t.Rows = append(t.Rows, []string{row.Tier, readable(row.Resource), unknown, unknown, unknown, unknown})
+		}
+		for c, label := range []string{"0.3", "0.5", "0.7", capacity.AsMeasured} {
+			if row.Offline == label {
+				t.Rows[i][2+c] = amount(row.Value, row.Unit)
+			}
+		}
+	}
+	return t
+}
+
+func (r *Result) compareTable() table {
+	t := table{Head: []string{"quantity", "textbook", "WORKLOAD.md 6", "this run", "why they differ"}, Left: 1}
+	for _, c := range r.Estimate.Compare {
+		t.Rows = append(t.Rows, []string{c.Quantity, amount(c.Textbook, c.Unit), amount(c.Workload, c.Unit), amount(c.Ours, c.Unit), c.Why})
+	}
+	return t
+}
+
+func (r *Result) demandTable() table {
+	t := table{Head: []string{"role", "for each", "CPU", "95% interval", "method"}, Left: 2}
+	for _, d := range r.Estimate.Demands {
+		t.Rows = append(t.Rows, []string{d.Role, readable(d.Per), num(d.Value) + " us", interval(d.Low, d.High, "us"), d.Method})
+	}
+	return t
+}
+
+// markdown is the summary for a pull request.
+func (r *Result) markdown() string {
+	var b strings.Builder
+	icon := map[Verdict]string{Pass: "✅", Fail: "❌", Inconclusive: "⚠️"}[r.Verdict]
+	fmt.Fprintf(&b, "## %s throng `%s`: %s\n\n%s\n\n", icon, r.Scenario, r.Verdict, md(r.Summary))
+	if len(r.Reasons) > 0 {
+		for _, why := range r.Reasons {
+			fmt.Fprintf(&b, "- %s\n", md(why))
+		}
+		b.WriteString("\n")
+	}
+	fmt.Fprintf(&b, "%s users, %s sockets at most, %s sends/s and %s deliveries/s in the gated phase on target `%s` (%s, %d cores). Seed %d.\n\n",
+		count(r.Population.Users), count(r.Sockets.Peak), num(r.Rates.Sends), num(r.Rates.Deliveries), r.Target, md(r.Machine.CPU), r.Machine.Cores, r.Seed)
+	mdTable(&b, r.latencyTable())
+	mdTable(&b, r.phaseTable())
+	if r.Audit != nil {
+		a := r.Audit
+		fmt.Fprintf(&b, "Audit: %s pairs expected, %s proved, %s lost, %s duplicated, %s reordered, %s foreign, %s unproved.\n\n",
+			count(a.Expected), count(a.Proved), count(a.Lost), count(a.Duplicated), count(a.Reordered), count(a.Foreign), count(a.Unproved))
+	}
+	b.WriteString("<details><summary>Group fan-out, gates, capacity</summary>\n\n")
+	mdTable(&b, r.fanoutTable())
+	mdTable(&b, r.gateTable())
+	if r.Estimate.NotUsable != "" {
+		fmt.Fprintf(&b, "No capacity estimate: %s.\n\n", md(r.Estimate.NotUsable))
+	} else {
+		fmt.Fprintf(&b, "For %s messages a day at the diurnal peak (preset %s):\n\n", perDay(r.Estimate.Profile), r.Estimate.Profile.Preset)
+		mdTable(&b, r.capacityTable())
+	}
+	fmt.Fprintf(&b, "</details>\n\nRun `%s`. Again: `%s`\n", r.RunID, r.Replay)
+	return b.String()
+}
+
+func md(s string) string { return strings.NewReplacer("|", "\\|", "\n", " ", "<", "&lt;").Replace(s) }
+
+func mdTable(b *strings.Builder, t table) {
+	if len(t.Rows) == 0 {
+		return
+	}
+	b.WriteString("| " + strings.Join(t.Head, " | ") + " |\n|")
+	for i := range t.Head {
+		if i < t.Left {
+			b.WriteString(" --- |")
+		} else {
+			b.WriteString(" ---: |")
+		}
+	}
+	b.WriteString("\n")
+	for _, row := range t.Rows {
+		cells := make([]string, len(row))
+		for i, c := range row {
+			cells[i] = md(c)
+		}
+		b.WriteString("| " + strings.Join(cells, " | ") + " |\n")
+	}
+	b.WriteString("\n")
+}
+
+// Terminal writes the summary for a terminal, with colours if asked.
+func (r *Result) Terminal(w io.Writer, color bool) error {
+	p := &painterText{color: color}
+	p.line("")
+	p.line("  %s  %s", p.verdict(r.Verdict, strings.ToUpper(string(r.Verdict))), r.Scenario+" on "+r.Target)
+	p.line("  %s", r.Summary)
+	for _, why := range r.Reasons {
+		p.line("    - %s", why)
+	}
+	p.line("")
+	p.line("  %s users, %s sockets at most; gated phase: %s sends/s, %s deliveries/s, %s logins/s, %s pushes/s, %s of addressees offline",
+		count(r.Population.Users), count(r.Sockets.Peak), num(r.Rates.Sends), num(r.Rates.Deliveries), num(r.Rates.Logins), num(r.Rates.Pushes), percent(float64(r.OfflineRate)))
+	p.line("")
+	p.table(r.latencyTable())
+	p.table(r.fanoutTable())
+	p.table(r.phaseTable())
+	if a := r.Audit; a != nil {
+		p.line("  audit: %s pairs expected, %s proved, %s lost, %s duplicated, %s reordered, %s foreign, %s unproved, %s redelivered",
+			count(a.Expected), count(a.Proved), count(a.Lost), count(a.Duplicated), count(a.Reordered), count(a.Foreign), count(a.Unproved), count(a.Redelivered))
+		p.line("")
+	}
+	if r.Estimate.NotUsable != "" {
+		p.line("  no capacity estimate: %s", r.Estimate.NotUsable)
+	} else {
+		p.line("  capacity for %s messages a day at the diurnal peak (preset %s)", perDay(r.Estimate.Profile), r.Estimate.Profile.Preset)
+		p.table(r.capacityTable())
+	}
+	p.line("  again: %s", r.Replay)
+	_, err := io.WriteString(w, p.b.String())
+	return err
+}
+
+type painterText struct {
+	b     strings.Builder
+	color bool
+}
+
+func (p *painterText) line(format string, args ...any) {
+	p.b.WriteString(strings.TrimRight(fmt.Sprintf(format, args...), " ") + "\n")
+}
+
+func (p *painterText) verdict(v Verdict, text string) string {
+	if !p.color {
+		return text
+	}
+	code := map[Verdict]string{Pass: "32", Fail: "31", Inconclusive: "33", Saturated: "33", Missing: "33"}[v]
+	if code == "" {
+		return text
+	}
+	return "\x1b[1;" + code + "m" + text + "\x1b[0m"
+}
+
+func (p *painterText) table(t table) {
+	if len(t.Rows) == 0 {
+		return
+	}
+	width := make([]int, len(t.Head))
+	for _, row := range append([][]string{t.Head}, t.Rows...) {
+		for i, c := range row {
+			width[i] = max(width[i], len([]rune(c)))
+		}
+	}
+	for n, row := range append([][]string{t.Head}, t.Rows...) {
+		var cells []string
+		for i, c := range row {
+			pad := strings.Repeat(" ", width[i]-len([]rune(c)))
+			if n > 0 && len(t.Marks) > 0 && i == 1 {
+				c = p.verdict(t.Marks[n-1], c)
+			}
+			if i < t.Left {
+				c += pad
+			} else {
+				c = pad + c
+			}
+			cells = append(cells, c)
+		}
+		if n == 0 && p.color {
+			p.line("  \x1b[2m%s\x1b[0m", strings.Join(cells, "  "))
+			continue
+		}
+		p.line("  %s", strings.Join(cells, "  "))
+	}
+	p.line("")
+}
