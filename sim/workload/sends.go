@@ -26,6 +26,9 @@ const (
 	margin = 1500_000
 	// near is how far in time a spike send looks for a message to repeat.
 	near = 5 * second
+	// backlogToSpike: a backlog sent faster than so many times the fastest
+	// phase is warned of.
+	backlogToSpike = 4
 	// spikeTries bounds the draws for one spike send.
 	spikeTries = 64
 )
@@ -173,6 +176,9 @@ func (b *builder) backlogSends() {
 		b.sends = append(b.sends, send{at: at, user: b.sessions[session].user, peer: peer, chat: -1, event: -1, session: session})
 	}
 	b.stats.BacklogUsers = users
+	if rate := float64(len(peers)) / float64(b.warmup-b.ramp) * second; rate > backlogToSpike*max(b.rates.SendsPerS, b.rates.SpikeSendsPerS) {
+		b.warn("the backlog is sent at %.0f/s, far above any other phase: a longer phases.backlog or fewer backlog_rows_per_login would load the system less", rate)
+	}
 }
 
 // body draws kind and length of the body of the send with an index.

@@ -145,10 +145,10 @@ func (b *builder) calibrate() {
 	b.meanLength = mean(b.scale)
 	b.pushRate = min(pushShare*b.rates.LoginsPerS, rest/2)
 	b.backgroundRate = rest - b.pushRate
-	if opens > b.rates.LoginsPerS*1.02 {
+	if opens > b.rates.LoginsPerS*1.05 {
 		b.warn("the writers alone open %.0f sessions a second, the target is %.0f", opens, b.rates.LoginsPerS)
 	}
-	if connected > target*1.02 || connected < target*0.98 {
+	if connected > target*1.05 || connected < target*0.95 {
 		b.warn("%.0f devices are connected on average, the target is %.0f", connected, target)
 	}
 }
