@@ -1,0 +1,75 @@
+package inbox
+
+import (
+	"fmt"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"throng/system/internal/rpc"
+	"throng/system/wire"
+)
+
+// Field numbers of chat.proto that frames are put together from by hand, so
+// that a body is encoded once in its life and copied from then on.
+const (
+	frameDeliverField    = 17
+	deliverInboxSeqField = 10
+)
+
+// Message is a message as a mailbox handles it: what decisions need, and the
+// bytes. It is immutable.
+type Message struct {
+	ID         [16]byte
+	Group      uint64 // 0: direct
+	From       uint64
+	FromDevice uint32
+	Seq        uint64
+	// frame is an encoded Frame{Deliver} without inbox_seq; Deliver is the part
+	// of it that is stored.
+	frame   []byte
+	Deliver []byte
+}
+
+// NewMessage encodes an envelope. An id that is not 16 bytes is an error.
+func NewMessage(e *rpc.Envelope) (*Message, error) {
+	if len(e.GetMessageId()) != 16 {
+		return nil, fmt.Errorf("inbox: message id of %d bytes, want 16", len(e.GetMessageId()))
+	}
+	d := wire.Deliver{MessageId: e.MessageId, Group: e.Group, From: e.From, FromDevice: e.FromDevice, Seq: e.Seq,
+		Kind: e.Kind, Body: e.Body, AcceptedMs: e.AcceptedMs, Offset: e.Offset}
+	n := d.SizeVT()
+	frame := appendDeliverHeader(make([]byte, 0, n+8), n)
+	h := len(frame)
+	frame = frame[:h+n]
+	if _, err := d.MarshalToSizedBufferVT(frame[h:]); err != nil {
+		return nil, fmt.Errorf("inbox: encode message: %w", err)
+	}
+	return &Message{ID: [16]byte(e.MessageId), Group: e.Group, From: e.From, FromDevice: e.FromDevice, Seq: e.Seq,
+		frame: frame, Deliver: frame[h:]}, nil
+}
+
+// storedMessage reads back what a row holds.
+func storedMessage(deliver []byte) (*Message, error) {
+	var d wire.Deliver
+	if err := d.UnmarshalVT(deliver); err != nil {
+		return nil, fmt.Errorf("inbox: stored message: %w", err)
+	}
+	m := &Message{Group: d.Group, From: d.From, FromDevice: d.FromDevice, Seq: d.Seq, Deliver: deliver}
+	copy(m.ID[:], d.MessageId)
+	return m, nil
+}
+
+// frameWithSeq returns an encoded Frame{Deliver} that carries inbox_seq.
+// Protobuf allows a field to be appended to an encoded message.
+func (m *Message) frameWithSeq(seq uint64) []byte {
+	n := len(m.Deliver) + protowire.SizeTag(deliverInboxSeqField) + protowire.SizeVarint(seq)
+	b := appendDeliverHeader(make([]byte, 0, n+8), n)
+	b = append(b, m.Deliver...)
+	b = protowire.AppendTag(b, deliverInboxSeqField, protowire.VarintType)
+	return protowire.AppendVarint(b, seq)
+}
+
+func appendDeliverHeader(b []byte, n int) []byte {
+	b = protowire.AppendTag(b, frameDeliverField, protowire.BytesType)
+	return protowire.AppendVarint(b, uint64(n))
+}

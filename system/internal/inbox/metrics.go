@@ -1,0 +1,123 @@
+package inbox
+
+import (
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"throng/system/internal/obs"
+)
+
+// metrics of an instance. Loops add to them once a turn.
+type metrics struct {
+	direct, group               prometheus.Counter
+	live, stored                prometheus.Counter
+	appended, rowBytes, deleted prometheus.Counter
+	rows, gateways              prometheus.Gauge
+	demTimeout, demOver, demEnd prometheus.Counter
+	opens, receipts, unknown    prometheus.Counter
+	full, expired, restarts     prometheus.Counter
+	pushesPostponed, planted    prometheus.Counter
+	queues                      []*obs.Queue // one for each loop
+	gatewayQueue, peerQueue     *obs.Queue
+	pushQueue, marks            *obs.Queue
+}
+
+// maker registers metrics and keeps the first error.
+type maker struct {
+	reg prometheus.Registerer
+	err error
+}
+
+func (k *maker) counter(name, help string) prometheus.Counter {
+	c, err := obs.Register(k.reg, prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help}))
+	k.note(err)
+	return c
+}
+
+func (k *maker) vec(name, help, label string) *prometheus.CounterVec {
+	c, err := obs.Register(k.reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label}))
+	k.note(err)
+	return c
+}
+
+func (k *maker) gauge(name, help string) prometheus.Gauge {
+	g, err := obs.Register(k.reg, prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help}))
+	k.note(err)
+	return g
+}
+
+func (k *maker) queue(name string, limit int) *obs.Queue {
+	q, err := obs.NewQueue(k.reg, name, limit)
+	k.note(err)
+	return q
+}
+
+func (k *maker) note(err error) {
+	if k.err == nil {
+		k.err = err
+	}
+}
+
+func newMetrics(reg prometheus.Registerer, loops int, lim Limits) (*metrics, error) {
+	k := &maker{reg: reg}
+	items := k.vec("throng_inbox_items_total", "Messages appended, counted once for each loop involved.", "kind")
+	devices := k.vec("throng_inbox_devices_total", "Addressee devices of appended messages, by how they were resolved.", "how")
+	demotions := k.vec("throng_inbox_demotions_total", "Live devices that became stored with deliveries in flight.", "reason")
+	m := &metrics{
+		direct: items.WithLabelValues("direct"), group: items.WithLabelValues("group"),
+		live: devices.WithLabelValues("live"), stored: devices.WithLabelValues("stored"),
+		demTimeout: demotions.WithLabelValues("timeout"), demOver: demotions.WithLabelValues("overflow"),
+		demEnd:   demotions.WithLabelValues("end"),
+		appended: k.counter("throng_inbox_rows_appended_total", "Inbox rows stored."),
+		rowBytes: k.counter("throng_inbox_row_bytes_total", "Bytes of message bodies stored."),
+		deleted:  k.counter("throng_inbox_rows_deleted_total", "Inbox rows deleted."),
+		rows:     k.gauge("throng_inbox_rows", "Inbox rows stored now."),
+		gateways: k.gauge("throng_inbox_gateways", "Gateway streams open."),
+		opens:    k.counter("throng_inbox_opens_total", "Sessions opened."),
+		receipts: k.counter("throng_inbox_receipts_total", "Receipt watermarks merged for senders."),
+		unknown:  k.counter("throng_inbox_unknown_members_total", "Group addressees that are not provisioned, skipped."),
+		full:     k.counter("throng_inbox_full_total", "Direct messages refused because an inbox was full."),
+		expired:  k.counter("throng_inbox_expired_total", "Rows deleted because their time was over."),
+		restarts: k.counter("throng_inbox_loop_restarts_total", "Loops that started over after a failure of their store."),
+		pushesPostponed: k.counter("throng_inbox_pushes_postponed_total",
+			"Pushes put off because a session was emptying the inbox or too many were unanswered."),
+		planted:      k.counter("throng_inbox_planted_total", "Deliveries dropped by the planted bug."),
+		gatewayQueue: k.queue("inbox_gateway_frames", outLimit),
+		peerQueue:    k.queue("inbox_peer_receipts", peerLimit),
+		pushQueue:    k.queue("inbox_pushes", loops*lim.Pushes),
+		marks:        k.queue("inbox_receipt_marks", loops*lim.Receipts),
+	}
+	for i := range loops {
+		m.queues = append(m.queues, k.queue("inbox_loop_"+strconv.Itoa(i), queueLimit))
+	}
+	return m, k.err
+}
+
+func (m *metrics) committed(r *Result) {
+	if r.Inserted > 0 {
+		m.appended.Add(float64(r.Inserted))
+	}
+	if r.Deleted > 0 {
+		m.deleted.Add(float64(r.Deleted))
+	}
+	m.rows.Add(float64(r.Inserted - r.Deleted))
+}
+
+// add publishes what a core has counted. Most turns touch few of them.
+func (m *metrics) add(s Stats) {
+	for _, x := range [...]struct {
+		c prometheus.Counter
+		n uint64
+	}{
+		{m.direct, s.Direct}, {m.group, s.Group}, {m.live, s.Live}, {m.stored, s.Stored}, {m.rowBytes, s.RowBytes},
+		{m.demTimeout, s.DemotedTimeout}, {m.demOver, s.DemotedOverflow}, {m.demEnd, s.DemotedEnd},
+		{m.opens, s.Opens}, {m.receipts, s.Receipts}, {m.marks.Dropped, s.ReceiptsDropped},
+		{m.unknown, s.UnknownMembers}, {m.full, s.Full}, {m.expired, s.Expired},
+		{m.pushesPostponed, s.PushesPostponed}, {m.planted, s.Planted},
+	} {
+		if x.n > 0 {
+			x.c.Add(float64(x.n))
+		}
+	}
+}

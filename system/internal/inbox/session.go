@@ -1,0 +1,241 @@
+package inbox
+
+import (
+	"throng/system/wire"
+)
+
+// Open starts a session of a device: what it says it has (inboxSeq, 0: nothing)
+// is deleted, the rest of its inbox drains, then it is live. A session that the
+// device has already is replaced. A device that is not provisioned is kicked.
+func (c *Core) Open(gateway, conn, userID uint64, deviceID uint32, inboxSeq uint64) {
+	c.stats.Opens++
+	d := c.touch(userID).device(deviceID)
+	if d == nil {
+		c.eff.Kicks = append(c.eff.Kicks, Kick{Gateway: gateway, Conn: conn, Code: wire.CloseNoSuchUser})
+		return
+	}
+	if old := d.session; old != nil {
+		// The same connection opens again when its gateway has lost the stream
+		// and found this owner still the same one.
+		if old.gateway != gateway || old.conn != conn {
+			c.eff.Kicks = append(c.eff.Kicks, Kick{Gateway: old.gateway, Conn: old.conn, Code: wire.CloseReplaced})
+		}
+		c.end(old)
+	}
+	s := &session{dev: d, gateway: gateway, conn: conn}
+	d.session = s
+	all := c.gateways[gateway]
+	if all == nil {
+		all = make(map[*session]struct{})
+		c.gateways[gateway] = all
+	}
+	all[s] = struct{}{}
+	if d.rows > 0 && inboxSeq >= d.oldest {
+		c.batch.DeleteUpTo = append(c.batch.DeleteUpTo, UpTo{Key: d.Key, Seq: min(inboxSeq, c.seq)})
+	}
+	if d.rows == 0 {
+		c.stats.LoginsWithoutPage++
+	}
+	c.next(s)
+}
+
+// next goes on with a draining session that has nothing in flight: the next
+// page, or live when the inbox is empty.
+func (c *Core) next(s *session) {
+	if s.live || s.loading || s.flight.len() > 0 {
+		return
+	}
+	if s.dev.rows == 0 {
+		c.goLive(s)
+		return
+	}
+	s.loading = true
+	c.batch.Pages = append(c.batch.Pages, Page{Key: s.dev.Key, Limit: c.lim.PageRows})
+	c.paging = append(c.paging, s)
+}
+
+func (c *Core) goLive(s *session) {
+	s.live, s.suspect = true, false
+	f := wire.Frame{Kind: &wire.Frame_Current{Current: &wire.Current{Delivered: s.sent}}}
+	c.frame(s, &f)
+	c.flush = append(c.flush, s.dev)
+	if s.dev.receipts {
+		s.dev.receipts = false
+		c.batch.TakeReceipts = append(c.batch.TakeReceipts, s.dev.Key)
+		c.taking = append(c.taking, s.dev)
+	}
+}
+
+// frame sends a frame other than Deliver to one session.
+func (c *Core) frame(s *session, f *wire.Frame) {
+	b, err := f.MarshalVT()
+	if err != nil {
+		panic("inbox: encode a frame of numbers: " + err.Error())
+	}
+	c.eff.Frames = append(c.eff.Frames, Outbound{Gateway: s.gateway, Frame: b, Conns: []uint64{s.conn}})
+}
+
+// deliver counts a delivery and waits for its acknowledgement.
+func (c *Core) deliver(s *session, e entry) {
+	e.at = c.now
+	s.flight.push(e)
+	s.sent++
+	if !s.ackTimer {
+		s.ackTimer = true
+		c.wheel.add(timer{at: c.now + int64(c.lim.AckTimeout), kind: timerAck, dev: s.dev, s: s})
+	}
+}
+
+// find returns the session of a connection, nil if there is none (any more).
+func (c *Core) find(gateway, conn, userID uint64) *session {
+	u := c.users[userID]
+	if u == nil {
+		return nil
+	}
+	for _, d := range u.devices {
+		if s := d.session; s != nil && s.conn == conn && s.gateway == gateway {
+			return s
+		}
+	}
+	return nil
+}
+
+// Ack says that a connection's device has the first upto deliveries.
+func (c *Core) Ack(gateway, conn, userID, upto uint64) {
+	s := c.find(gateway, conn, userID)
+	if s == nil {
+		return
+	}
+	upto = min(upto, s.sent) // a client may claim more than it was sent
+	if upto <= s.acked {
+		return
+	}
+	s.suspect = false
+	for s.acked < upto {
+		e := s.flight.pop()
+		s.acked++
+		if it := e.item; it != nil {
+			it.live++
+			c.resolve(it)
+		} else {
+			c.dropRow(s.dev, e.seq, e.body)
+		}
+		c.delivered(e.msg, s.dev.User)
+	}
+	c.next(s)
+}
+
+// resolve counts one device of a group item as done.
+func (c *Core) resolve(it *Item) {
+	if it.pending--; it.pending == 0 {
+		c.answer(it, wire.Code_CODE_UNSPECIFIED)
+	}
+}
+
+// Close ends a session, if the connection still has it.
+func (c *Core) Close(gateway, conn, userID uint64) {
+	if s := c.find(gateway, conn, userID); s != nil {
+		c.end(s)
+	}
+}
+
+// GatewayLost ends every session of a gateway's stream.
+func (c *Core) GatewayLost(gateway uint64) {
+	for s := range c.gateways[gateway] {
+		c.end(s)
+	}
+	delete(c.gateways, gateway)
+}
+
+func (c *Core) end(s *session) {
+	if s.live {
+		c.demote(s, &c.stats.DemotedEnd)
+	}
+	s.closed = true
+	s.flight = queue{}
+	s.dev.session = nil
+	if all := c.gateways[s.gateway]; all != nil {
+		delete(all, s)
+		if len(all) == 0 {
+			delete(c.gateways, s.gateway)
+		}
+	}
+	c.schedulePush(s.dev)
+}
+
+// demote makes a live device stored: what is in flight and in no row yet gets
+// rows, in order. The session goes on draining. What is in flight is not sent
+// again: the connection is an ordered stream, so it will be acknowledged late,
+// or the session will end. So it counts as the page in flight, and the rows
+// that come in from now on follow when it has been acknowledged.
+func (c *Core) demote(s *session, reason *uint64) {
+	s.live = false
+	stored := false
+	for i := s.flight.head; i < len(s.flight.e); i++ {
+		e := &s.flight.e[i]
+		it := e.item
+		if it == nil {
+			continue
+		}
+		stored = true
+		if it.bodyID == 0 && len(it.Msg.Deliver) > inlineDemoted {
+			c.seq++
+			it.bodyID = c.seq
+		}
+		e.seq, e.body, e.item = c.storeGroup(s.dev, it), it.bodyID, nil
+		it.stored++
+		c.resolve(it)
+	}
+	if stored || s.flight.len() > 0 {
+		*reason++
+	}
+}
+
+// inlineDemoted is inlineBytes for messages that were live: most of them are
+// demoted for one device only, so a body of its own seldom pays.
+const inlineDemoted = 512
+
+// ackDue looks at the oldest delivery in flight.
+func (c *Core) ackDue(s *session) {
+	s.ackTimer = false
+	if s.closed || s.flight.len() == 0 {
+		return
+	}
+	due := s.flight.first().at + int64(c.lim.AckTimeout)
+	if due <= c.now {
+		s.suspect = true
+		if s.live {
+			c.demote(s, &c.stats.DemotedTimeout)
+		}
+		c.schedulePush(s.dev)
+		due = c.now + int64(c.lim.AckTimeout)
+	}
+	s.ackTimer = true
+	c.wheel.add(timer{at: due, kind: timerAck, dev: s.dev, s: s})
+}
+
+// page sends a page of rows.
+func (c *Core) page(s *session, rows []Row) error {
+	if s.closed {
+		return nil
+	}
+	s.loading = false
+	if len(rows) < c.lim.PageRows {
+		s.dev.rows = len(rows) // all there are
+	}
+	bytes := 0
+	for i := range rows {
+		if bytes += len(rows[i].Body); bytes > c.lim.PageBytes && i > 0 {
+			break // the rest comes with the next page
+		}
+		m, err := storedMessage(rows[i].Body)
+		if err != nil {
+			return err
+		}
+		c.deliver(s, entry{msg: m, seq: rows[i].Seq, body: rows[i].BodyID})
+		c.eff.Frames = append(c.eff.Frames, Outbound{Gateway: s.gateway, Frame: m.frameWithSeq(rows[i].Seq),
+			Conns: []uint64{s.conn}, Deliver: true})
+	}
+	c.next(s)
+	return nil
+}

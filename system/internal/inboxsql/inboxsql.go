@@ -1,0 +1,88 @@
+// Package inboxsql keeps mailboxes in SQL: it is the inbox.Store of a
+// deployment, on SQLite (a file for each loop) or MySQL (one schema for all).
+// It owns the tables inbox_*. It may not import a role other than inbox, whose
+// port it implements.
+package inboxsql
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"throng/system/internal/inbox"
+	"throng/system/internal/sqlstore"
+)
+
+//go:embed migrations
+var migrations embed.FS
+
+// Config says where the mailboxes of one inbox instance are kept.
+type Config struct {
+	Driver string // sqlstore.SQLite or sqlstore.MySQL
+	// DSN is the path of a file for SQLite, to which ".<loop>" is added for
+	// each loop; its folder must exist. For MySQL, a DSN shared by all
+	// instances.
+	DSN string
+	// Loops of the instance. Default inbox.DefaultLoops. With SQLite it is
+	// fixed for life: each file holds certain shards.
+	Loops   int
+	Metrics prometheus.Registerer // may be nil
+}
+
+// Stores are the open stores of an instance.
+type Stores struct {
+	dbs    []*sqlstore.DB
+	stores []inbox.Store
+}
+
+// Open opens and migrates the stores of an instance, one for each loop.
+func Open(ctx context.Context, cfg Config) (*Stores, error) {
+	if cfg.Loops <= 0 {
+		cfg.Loops = inbox.DefaultLoops
+	}
+	st := new(Stores)
+	for loop := range cfg.Loops {
+		if err := st.open(ctx, cfg, loop); err != nil {
+			return nil, errors.Join(err, st.Close())
+		}
+	}
+	return st, nil
+}
+
+func (st *Stores) open(ctx context.Context, cfg Config, loop int) error {
+	dsn := cfg.DSN
+	if cfg.Driver == sqlstore.SQLite {
+		dsn = fmt.Sprintf("%s.%d", cfg.DSN, loop)
+	}
+	db, err := sqlstore.Open(ctx, sqlstore.Config{Driver: cfg.Driver, DSN: dsn, Name: "inbox", Readers: -1,
+		CacheBytes: 32 << 20, Metrics: cfg.Metrics})
+	if err != nil {
+		return fmt.Errorf("inboxsql: %w", err)
+	}
+	st.dbs = append(st.dbs, db)
+	dir, err := fs.Sub(migrations, "migrations/"+cfg.Driver)
+	if err != nil {
+		return fmt.Errorf("inboxsql: %w", err)
+	}
+	if err := db.Migrate(ctx, dir); err != nil {
+		return fmt.Errorf("inboxsql: %w", err)
+	}
+	st.stores = append(st.stores, newStore(db))
+	return nil
+}
+
+// Stores returns one store for each loop, for inbox.Config.
+func (st *Stores) Stores() []inbox.Store { return st.stores }
+
+// Close closes them. The inbox must have stopped.
+func (st *Stores) Close() error {
+	var errs []error
+	for _, db := range st.dbs {
+		errs = append(errs, db.Close())
+	}
+	return errors.Join(errs...)
+}
