@@ -63,7 +63,7 @@ func TestResidualIsTheEquilibriumLaw(t *testing.T) {
 	for _, b := range branches {
 		mean += b.Weight * b.MeanS()
 	}
-	const n = 2_000_000
+	const n = 1_000_000
 	var got []float64
 	s := population.NewStream(2, 1, 0, 0)
 	for range n {
@@ -83,7 +83,7 @@ func TestResidualIsTheEquilibriumLaw(t *testing.T) {
 }
 
 func TestRankShares(t *testing.T) {
-	const n = 400_000
+	const n = 200_000
 	for _, c := range []struct {
 		size   int
 		shares []float64 // ranks 1 to 3, all others

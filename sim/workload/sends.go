@@ -29,8 +29,8 @@ const (
 	// backlogToSpike: a backlog sent faster than so many times the fastest
 	// phase is warned of.
 	backlogToSpike = 4
-	// spikeTries bounds the draws for one spike send.
-	spikeTries = 64
+	// senderTries bounds the draws for the sender of one spike or backlog send.
+	senderTries = 64
 )
 
 // chatSends are the messages of the chats' own processes in the load window.
@@ -101,7 +101,7 @@ func (b *builder) spikeSends() {
 			break
 		}
 		picked := -1
-		for try := 0; try < spikeTries && picked < 0; try++ {
+		for try := 0; try < senderTries && picked < 0; try++ {
 			around := int64(near * (1 + try/16))
 			lo := sort.Search(len(base), func(i int) bool { return base[i].at >= at-around })
 			hi := sort.Search(len(base), func(i int) bool { return base[i].at > at+around })
@@ -170,7 +170,7 @@ func (b *builder) backlogSends() {
 	for i, peer := range peers {
 		at := b.ramp + int64(float64(b.warmup-b.ramp)*(float64(i)+0.5)/float64(len(peers)))
 		session := online[s.IntN(len(online))]
-		for b.sessions[session].open+margin > at { // opened late in the ramp
+		for try := 0; try < senderTries && b.sessions[session].open+margin > at; try++ { // opened late in the ramp
 			session = online[s.IntN(len(online))]
 		}
 		b.sends = append(b.sends, send{at: at, user: b.sessions[session].user, peer: peer, chat: -1, event: -1, session: session})

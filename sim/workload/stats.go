@@ -3,6 +3,7 @@ package workload
 import (
 	"math"
 	"slices"
+	"sort"
 
 	"throng/sim/population"
 )
@@ -25,6 +26,7 @@ func (b *builder) measure(s *Schedule) {
 	for _, g := range s.groups {
 		st.Members += len(s.pop.GroupMembers(g))
 	}
+	st.ProofDevices = b.proofDevices()
 	for i := range s.Actions {
 		if s.Actions[i].Kind == Typing {
 			st.TypingFrames++
@@ -164,4 +166,53 @@ func (b *builder) measurePushes(st *Stats) {
 	}
 	st.OfflineShare = float64(offline) / float64(max(1, pairs))
 	st.PushesPerS = float64(pushes) / float64(b.spike-b.steady) * second
+}
+
+// proofDevices counts the devices that are addressed after their last session
+// has ended: those that the proof has to connect. Devices are looked at
+// by what is scheduled; opens caused by pushes make them fewer.
+func (b *builder) proofDevices() int {
+	lastSend := make([]int64, len(b.chats))
+	addressed := map[uint64]int64{} // when each user was last
+	for i := range b.sends {
+		x := &b.sends[i]
+		if x.chat < 0 {
+			addressed[x.peer] = max(addressed[x.peer], x.at)
+			continue
+		}
+		lastSend[x.chat] = max(lastSend[x.chat], x.at)
+	}
+	for i, at := range lastSend {
+		if at == 0 {
+			continue
+		}
+		c := &b.chats[i]
+		members := c.pair[:]
+		if c.group != 0 {
+			members = b.pop.GroupMembers(c.group)
+		}
+		for _, u := range members {
+			addressed[u] = max(addressed[u], at)
+		}
+	}
+	total := 0
+	for user, at := range addressed {
+		for d := range uint32(b.pop.Devices(user)) {
+			if !b.onlineAfter(user, d, at) {
+				total++
+			}
+		}
+	}
+	return total
+}
+
+// onlineAfter reports whether a device is online at a time or opens later.
+func (b *builder) onlineAfter(user uint64, device uint32, at int64) bool {
+	i := sort.Search(len(b.sessions), func(i int) bool { return b.sessions[i].user >= user })
+	for ; i < len(b.sessions) && b.sessions[i].user == user; i++ {
+		if s := &b.sessions[i]; s.device == device && s.until > at {
+			return true
+		}
+	}
+	return false
 }

@@ -98,6 +98,7 @@ type Stats struct {
 	BacklogUsers        int
 	BacklogRowsPerUser  float64
 	BacklogSendsPerS    float64
+	ProofDevices        int // addressed after their last scheduled session
 	TouchedUsers        int
 	TouchedGroups       int
 	Members             int // of touched groups

@@ -159,7 +159,7 @@ func (x suite) fanOut(t *testing.T) {
 
 // Fan-out holds for any seed, not just the committed one.
 func TestFanOutOfManySeeds(t *testing.T) {
-	for seed := range uint64(8) {
+	for seed := range uint64(5) {
 		scale := 1.0 / 20_000
 		spec, err := load(t, "groups_peak").WithOverrides(&scale, nil, &seed)
 		if err != nil {
