@@ -1,0 +1,104 @@
+package group
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"throng/system/internal/rpc"
+	"throng/system/placement"
+	"throng/system/wire"
+)
+
+const (
+	maxNameBytes = 256
+	maxDevices   = 16 // of one user
+	// provisionUsers bounds the users of one call to an inbox.
+	provisionUsers = 2000
+	// createGroups and createMembers bound one transaction.
+	createGroups  = 1000
+	createMembers = 20000
+)
+
+// provision registers users with the inbox instances that own them and creates
+// groups. The counts are of what was asked for, new or not.
+func (s *Service) provision(ctx context.Context, p *wire.Provision) (*wire.ProvisionResult, error) {
+	groups, err := newGroups(p.Groups)
+	if err != nil {
+		return nil, err
+	}
+	byInbox := make([][]*wire.ProvisionUser, len(s.inboxes))
+	for _, u := range p.Users {
+		if u.GetUser() == 0 || len(u.Devices) == 0 || len(u.Devices) > maxDevices {
+			return nil, fmt.Errorf("%w: user %d with %d devices", errInvalid, u.GetUser(), len(u.GetDevices()))
+		}
+		i := placement.UserInboxInstance(u.User, len(s.inboxes))
+		byInbox[i] = append(byInbox[i], u)
+	}
+	work, ctx := errgroup.WithContext(ctx)
+	for i, users := range byInbox {
+		work.Go(func() error { return s.provisionUsers(ctx, i, users) })
+	}
+	work.Go(func() error {
+		for len(groups) > 0 {
+			n, members := 0, 0
+			for n < len(groups) && n < createGroups && members < createMembers {
+				members += len(groups[n].Members)
+				n++
+			}
+			if _, err := s.cfg.Store.Create(ctx, groups[:n]); err != nil {
+				return fmt.Errorf("group: create %d groups: %w", n, err)
+			}
+			groups = groups[n:]
+		}
+		return nil
+	})
+	if err := work.Wait(); err != nil {
+		return nil, err
+	}
+	return &wire.ProvisionResult{Users: uint64(len(p.Users)), Groups: uint64(len(p.Groups))}, nil
+}
+
+func newGroups(groups []*wire.ProvisionGroup) ([]NewGroup, error) {
+	out := make([]NewGroup, 0, len(groups))
+	for _, g := range groups {
+		switch {
+		case g.GetGroup() == 0:
+			return nil, fmt.Errorf("%w: a group without id", errInvalid)
+		case len(g.Members) == 0 || len(g.Members) > MaxMembers:
+			return nil, fmt.Errorf("%w: group %d with %d members, 1 to %d", errInvalid, g.Group, len(g.Members), MaxMembers)
+		case len(g.Name) > maxNameBytes:
+			return nil, fmt.Errorf("%w: name of group %d with %d bytes, at most %d", errInvalid, g.Group, len(g.Name), maxNameBytes)
+		}
+		seen := make(map[uint64]struct{}, len(g.Members))
+		for _, u := range g.Members {
+			if _, twice := seen[u]; twice || u == 0 {
+				return nil, fmt.Errorf("%w: member %d of group %d is 0 or named twice", errInvalid, u, g.Group)
+			}
+			seen[u] = struct{}{}
+		}
+		out = append(out, NewGroup{ID: g.Group, Name: g.Name, Members: g.Members})
+	}
+	return out, nil
+}
+
+// provisionUsers registers users with one inbox instance; one that is away is
+// waited for.
+func (s *Service) provisionUsers(ctx context.Context, inbox int, users []*wire.ProvisionUser) error {
+	for len(users) > 0 {
+		n := min(len(users), provisionUsers)
+		_, err := s.inboxes[inbox].Provision(ctx, &rpc.ProvisionUsersRequest{Users: users[:n]})
+		if status.Code(err) == codes.Unavailable && sleep(ctx, 100*time.Millisecond) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("group: provision %d users at inbox %d: %w", n, inbox, err)
+		}
+		users = users[n:]
+	}
+	return nil
+}
