@@ -396,8 +396,8 @@ func isError(v *ast.ValueSpec, i int) bool {
 	call, ok := v.Values[i].(*ast.CallExpr)
 	if ok {
 		if sel, ok := call.Fun.(*ast.SelectorExpr); ok {
-			if id, ok := sel.X.(*ast.Ident); ok {
-				return id.Name == "errors" && sel.Sel.Name == "New" || id.Name == "fmt" && sel.Sel.Name == "Errorf"
+			if id, ok := sel.X.(*ast.Ident); ok && (id.Name == "errors" && sel.Sel.Name == "New" || id.Name == "fmt" && sel.Sel.Name == "Errorf") {
+				return true
 			}
 		}
 	}
