@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"errors"
 	"math"
 	"os"
 	"path/filepath"
@@ -129,8 +130,8 @@ faults:
 		`bad.yaml:14:5: extra[1]: given "7", allowed: a mapping`,
 		`faults[0].kill: given "fanoot/0", allowed: role/instance`,
 	}
-	errs, ok := err.(Errors)
-	if !ok {
+	var errs Errors
+	if !errors.As(err, &errs) {
 		t.Fatalf("got %T %v", err, err)
 	}
 	for _, w := range want {
