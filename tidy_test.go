@@ -26,11 +26,10 @@ import (
 	"throng/sim/scenario"
 )
 
-// Limits of size. "About 70" and "about 600" in the house rules leave the room
-// between those and these.
+// Limits of size, in lines.
 const (
-	maxFuncLines = 80
-	maxFileLines = 650
+	maxFuncLines = 70
+	maxFileLines = 600
 )
 
 // longFuncs and longFiles may be longer, each with its reason.
@@ -68,7 +67,7 @@ var (
 		"gonum.org/v1/plot":             {"sim/report"},
 		"github.com/spf13/cobra":        {"sim/cmd", "sim/target/infra", "system"},
 		"github.com/goccy/go-yaml":      {"sim/scenario"},
-		"github.com/gorilla/websocket":  {"system/internal/gateway", "sim/client"},
+		"github.com/gorilla/websocket":  {"system/internal/gateway", "sim/client", "sim/load"}, // load: the type of a close error
 		"github.com/twmb/franz-go":      {"sim/target/infra"},
 		"github.com/alicebob/miniredis": {"sim/target/infra"},
 		"github.com/redis/rueidis":      {"system"},
@@ -196,11 +195,11 @@ func importRules() []importRule {
 		},
 		{
 			why: "the harness sees the backend as any client does: sim imports only system/wire and system/placement " +
-				"(sim/target, which starts it, may import system)",
+				"(sim/target, which starts it, may import system, and so may sim/cmd, whose binary its processes are)",
 			applies: func(s *source) bool { return s.in("sim") },
 			allowed: func(s *source, imp string) bool {
 				return strings.HasPrefix(imp, "sim/") || imp == "system/wire" || imp == "system/placement" ||
-					imp == "system" && s.in("sim/target")
+					imp == "system" && (s.in("sim/target") || s.in("sim/cmd"))
 			},
 		},
 		{
@@ -519,7 +518,7 @@ func checkSizes(t *testing.T, fset *token.FileSet, files []*source) {
 			continue
 		}
 		if s.lines > maxFileLines && longFiles[s.path] == "" {
-			t.Errorf("%s has %d lines\n\tover about 600 nobody reads a file from top to bottom: split it by what it is about", s.path, s.lines)
+			t.Errorf("%s has %d lines\n\tover 600 nobody reads a file from top to bottom: split it by what it is about", s.path, s.lines)
 		}
 		for _, decl := range s.file.Decls {
 			if fn, ok := decl.(*ast.FuncDecl); ok && !s.test && fn.Body != nil {
@@ -535,7 +534,7 @@ func checkSizes(t *testing.T, fset *token.FileSet, files []*source) {
 			t.Logf("%4d lines: %s", f.lines, f.name)
 		}
 		if f.lines > maxFuncLines && longFuncs[f.name] == "" {
-			t.Errorf("%s has %d lines\n\tover about 70 a function does several things: name them", f.name, f.lines)
+			t.Errorf("%s has %d lines\n\tover 70 a function does several things: name them", f.name, f.lines)
 		}
 		seen[f.name] = seen[f.name] || f.lines > maxFuncLines
 	}
@@ -758,7 +757,7 @@ func checkRun(t *testing.T, throng string, args []string) error {
 func checkGo(args []string) error {
 	for _, arg := range args[1:] {
 		if dir, ok := strings.CutPrefix(arg, "./"); ok {
-			if _, err := os.Stat(strings.TrimSuffix(dir, "...") + "."); err != nil {
+			if _, err := os.Stat(filepath.Clean(strings.TrimSuffix(dir, "..."))); err != nil {
 				return err
 			}
 		}
