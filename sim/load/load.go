@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -104,6 +105,7 @@ type Engine struct {
 	joiners map[uint64][]uint64 // group -> users that the schedule adds to it
 	ids     [deviceShards]idShard
 	replies *replies
+	jitter  jitter
 	queues  [sendWorkers]chan job
 	flying  flying
 
@@ -132,6 +134,7 @@ func New(cfg Config) (*Engine, error) {
 	e.kinds = registerKinds(e.rec)
 	e.timers = newTimers(e.now)
 	e.replies = newReplies(cfg.Schedule)
+	e.jitter.rng = rand.New(rand.NewPCG(cfg.Spec.Seed, jitterStream))
 	e.joiners = joinersOf(cfg.Schedule)
 	for g, users := range e.joiners {
 		for _, u := range users {
@@ -281,4 +284,21 @@ func gatedPhases(s *workload.Schedule) []uint8 {
 		}
 	}
 	return out
+}
+
+// jitterStream names the random stream of the engine's own jitter: reconnects
+// and retries, which depend on the system and so not on the schedule.
+const jitterStream = 0x6a6974746572
+
+// jitter draws random delays. Safe for concurrent use.
+type jitter struct {
+	mu  sync.Mutex
+	rng *rand.Rand
+}
+
+// upTo returns a random time in [0, d).
+func (j *jitter) upTo(d time.Duration) time.Duration {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return time.Duration(j.rng.Int64N(int64(d)))
 }

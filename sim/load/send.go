@@ -3,7 +3,6 @@ package load
 import (
 	"context"
 	"encoding/binary"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -270,7 +269,7 @@ func (e *Engine) refusedOrRetry(d *device, f *wire.Error) {
 	e.stats.errors.Add(1)
 	if again {
 		wait := max(time.Duration(f.RetryAfterMs)*time.Millisecond, 50*time.Millisecond)
-		e.timers.at(e.now()+wait+rand.N(wait), func() { e.resend(d, o) })
+		e.timers.at(e.now()+wait+e.jitter.upTo(wait), func() { e.resend(d, o) })
 	}
 }
 

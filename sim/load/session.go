@@ -3,7 +3,6 @@ package load
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -148,7 +147,7 @@ func (e *Engine) lostConnection(d *device) {
 		return
 	}
 	d.state = connecting
-	e.timers.at(now+reconnectMin+rand.N(reconnectSpan), func() { e.connect(d) })
+	e.timers.at(now+reconnectMin+e.jitter.upTo(reconnectSpan), func() { e.connect(d) })
 }
 
 // session is one connection of a device.
@@ -182,7 +181,7 @@ func (h *deviceHandler) Frame(c *client.Conn, f *wire.Frame) {
 		}
 	case *wire.Frame_Drain:
 		jitter := time.Duration(k.Drain.JitterMs)*time.Millisecond + time.Millisecond
-		e.timers.at(e.now()+rand.N(jitter), c.Close)
+		e.timers.at(e.now()+e.jitter.upTo(jitter), c.Close)
 	}
 }
 

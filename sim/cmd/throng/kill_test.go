@@ -156,7 +156,7 @@ func TestKillEveryRole(t *testing.T) {
 // killInBurst waits for enough to be on its way, a seeded moment more, and
 // kills; then it restarts what it killed and waits for the burst to be over.
 func killInBurst(t *testing.T, e *load.Engine, tgt target.Target, role string, instance int, rng *rand.Rand) {
-	delay := rng.N(2 * time.Millisecond)
+	delay := time.Duration(rng.Int64N(int64(2 * time.Millisecond)))
 	enough := func() bool {
 		sends, deliveries := e.InFlight()
 		return sends >= minUnanswered && deliveries >= minDeliveries

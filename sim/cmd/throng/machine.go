@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -14,34 +15,18 @@ import (
 	"throng/sim/history"
 )
 
-// Costs that decide whether a run fits on this machine.
-const (
-	spareFiles   = 600        // files of a process that are not sockets of users
-	bytesPerUser = 45 << 10   // an online user: generator, gateway, inbox and the kernel's two ends
-	bytesFixed   = 1200 << 20 // all processes without users
-)
-
 // checkMachine refuses a run that this machine cannot carry, and names the
 // scale that it can.
 func (r *runner) checkMachine() error {
-	peak := r.sched.Stats.PeakConnected
-	files := openFiles()
-	room := int(files) - spareFiles
-	if need := max(peak, (peak+r.spec.Topology.Gateways-1)/r.spec.Topology.Gateways); need > room {
-		fit := r.spec.Scale * float64(room) / float64(need)
-		return fmt.Errorf("the run needs %d sockets in one process and this machine allows %d open files; "+
-			"raise the limit (ulimit -n) or run it at --scale 1/%.0f", need, files, 1/fit)
+	problems, fitting := r.spec.Fits(openFiles(), memAvailable())
+	if len(problems) == 0 {
+		return nil
 	}
-	mem := int64(peak)*bytesPerUser + bytesFixed
-	if have := memAvailable(); have > 0 && mem > have {
-		fit := r.spec.Scale * float64(have-bytesFixed) / float64(mem-bytesFixed)
-		if fit <= 0 {
-			return fmt.Errorf("the run needs about %d MiB of memory and %d MiB are available", mem>>20, have>>20)
-		}
-		return fmt.Errorf("the run needs about %d MiB of memory and %d MiB are available; run it at --scale 1/%.0f",
-			mem>>20, have>>20, 1/fit)
+	msg := "this machine cannot carry the run: " + strings.Join(problems, "; ")
+	if fitting > 0 {
+		msg += fmt.Sprintf("; it can at --scale 1/%.0f (make sim SCALE=1/%.0f)", 1/fitting, 1/fitting)
 	}
-	return nil
+	return errors.New(msg)
 }
 
 func openFiles() uint64 {
