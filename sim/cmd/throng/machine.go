@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"strconv"
@@ -37,9 +38,14 @@ func openFiles() uint64 {
 	return lim.Max // the Go runtime raises the soft limit to it
 }
 
-// memAvailable returns the kernel's estimate of memory for new processes, 0
-// when it is not known.
-func memAvailable() int64 { return procField("/proc/meminfo", "MemAvailable:") << 10 }
+// memAvailable returns the kernel's estimate of memory for new processes;
+// where there is none, no run is refused for it.
+func memAvailable() int64 {
+	if kib := procField("/proc/meminfo", "MemAvailable:"); kib > 0 {
+		return kib << 10
+	}
+	return math.MaxInt64
+}
 
 // procField returns the first number after a key in a /proc file, 0 if there
 // is none.
