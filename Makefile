@@ -123,9 +123,9 @@ bench: ## Runs the benchmarks; BENCH= BENCHTIME= COUNT= BENCH_OUT=
 
 .PHONY: fuzz
 fuzz: ## Runs each fuzz target for FUZZTIME (1m)
-	@grep -rn --include='*_test.go' '^func Fuzz' sim system | \
-	sed 's|^\(.*\)/[^/]*:[0-9]*:func \(Fuzz[A-Za-z0-9_]*\).*|\1 \2|' | \
-	while read -r dir name; do \
+	@targets=$$(grep -rn --include='*_test.go' '^func Fuzz' sim system | sed 's|^\(.*\)/[^/]*:[0-9]*:func \(Fuzz[A-Za-z0-9_]*\).*|\1 \2|'); \
+	[ -n "$$targets" ] || { echo "no package has fuzz targets"; exit 1; }; \
+	echo "$$targets" | while read -r dir name; do \
 		echo "== $$dir $$name"; \
 		$(GO) test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) "./$$dir" || exit 1; \
 	done
