@@ -12,7 +12,7 @@ import (
 // generator was the limit, say): then the estimate has demands as they were
 // seen, and no rows.
 func FromRun(run *history.Run, p Profile, notUsable string) *Estimate {
-	e := &Estimate{Profile: p, NotUsable: notUsable, OfflineShare: Unknown()}
+	e := &Estimate{Profile: p, NotUsable: notUsable, OfflineShare: Unknown(), Demands: []Demand{}, Rows: []Row{}, Compare: []Comparison{}, Caveats: []string{}}
 	phase, ok := gated(run)
 	if !ok {
 		e.NotUsable = firstOf(e.NotUsable, "the run has no finished gated phase")
@@ -81,7 +81,7 @@ func (b *builder) addAt(offline, tier, resource, unit, kind, formula string, m M
 		return
 	}
 	b.e.Rows = append(b.e.Rows, Row{Tier: tier, Resource: resource, Value: m.Value, Low: m.Low, High: m.High, Unit: unit,
-		Formula: formula, Inputs: in, Kind: kind, Offline: offline})
+		Formula: formula, Inputs: append([]Input{}, in...), Kind: kind, Offline: offline})
 }
 
 // exact is a figure without an interval: its inputs are not measured.
@@ -153,7 +153,7 @@ func (b *builder) roles() {
 		cores := d.times(b.p.SendsPerS)
 		in := b.measured("cpu_per_send", d.times(1e6), "us")
 		b.add(role, "cpu_per_send", "us", Measured, "CPU of the role / accepted sends, gated phase", d.times(1e6))
-		b.add(role, "cores", "cores of this machine", Computed, "cpu_per_send x peak_sends", cores, in, b.peakSends())
+		b.add(role, "cores", "cores", Computed, "cpu_per_send x peak_sends", cores, in, b.peakSends())
 		if role == "gateway" {
 			continue // its instances depend on connections too
 		}

@@ -110,7 +110,7 @@ func (b *builder) inboxCores(pairs float64) {
 	cores := b.o.cpuPerSend("inbox").times(b.p.SendsPerS)
 	for _, s := range b.shares() {
 		shift := (s.f - float64(b.e.OfflineShare)) * pairs * (f.coef[1] - f.coef[0]) * b.p.SendsPerS
-		b.addAt(s.label, "inbox", "cores_by_share", "cores of this machine", Computed,
+		b.addAt(s.label, "inbox", "cores_by_share", "cores", Computed,
 			"cores + (offline_share - measured offline share) x pairs_per_send x (CPU of a row - CPU of a live delivery) x peak_sends",
 			cores.plus(shift).atLeast(0), b.measured("cores", cores, "cores"), s.input(),
 			Input{"row", Number(f.coef[1] * 1e6), "us", Measured, ""}, Input{"live_delivery", Number(f.coef[0] * 1e6), "us", Measured, ""})
@@ -173,6 +173,6 @@ func (b *builder) push() {
 		}
 		in := []Input{b.measured("attempts_per_send", attempts, ""), b.peakSends(), s.input()}
 		b.addAt(s.label, "push", "attempts", "/s", Computed, "attempts_per_send x offline_share / measured offline share x peak_sends", at.times(b.p.SendsPerS), in...)
-		b.addAt(s.label, "push", "fcm_quotas", "times the default quota", Computed, "attempts/s / fcm_quota", at.times(b.p.SendsPerS/float64(pushQuota().Value)), append(in, pushQuota())...)
+		b.addAt(s.label, "push", "attempts_in_fcm_default_quotas", "×", Computed, "attempts/s / fcm_quota", at.times(b.p.SendsPerS/float64(pushQuota().Value)), append(in, pushQuota())...)
 	}
 }

@@ -23,7 +23,7 @@ phases: {steady: 60s, spike: 20s, spike_factor: 5}
 gates: {p99_sent_ms: 500, p99_deliver_ms: 1000, generator_late_p99_ms: 10}
 `
 
-// small is the same at a twentieth of the time and a quarter of the rate.
+// smallYAML is the same in a quarter of the time and at a quarter of the rate.
 const smallYAML = `name: groups_peak
 question: What do group members experience at the diurnal peak?
 preset: B
@@ -33,10 +33,14 @@ phases: {steady: 15s, spike: 3s, spike_factor: 5}
 gates: {p99_sent_ms: 500, p99_deliver_ms: 1000, generator_late_p99_ms: 10}
 `
 
+func small() runtest.Options {
+	return runtest.Options{SendsPerS: 89.7, SteadyS: 15, SpikeS: 3, SpecYAML: smallYAML, Users: 150_000}
+}
+
 func smallRun(t *testing.T, change func(*runtest.Options)) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "run")
-	o := runtest.Options{SendsPerS: 89.7, SteadyS: 15, SpikeS: 3, SpecYAML: smallYAML, Users: 150_000}
+	o := small()
 	if change != nil {
 		change(&o)
 	}
@@ -55,8 +59,18 @@ func build(t *testing.T, dir string) *Result {
 	return r
 }
 
+// recorded is a copy of the committed run folder.
+func recorded(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "synthetic")
+	if err := os.CopyFS(dir, os.DirFS("../../testdata/runs/synthetic")); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 func TestBuildPasses(t *testing.T) {
-	dir := smallRun(t, nil)
+	dir := recorded(t)
 	r := build(t, dir)
 	if r.Verdict != Pass || r.ExitCode() != 0 || len(r.Reasons) > 0 {
 		t.Fatalf("%s (exit %d): %s %q", r.Verdict, r.ExitCode(), r.Summary, r.Reasons)
@@ -83,7 +97,7 @@ func TestBuildPasses(t *testing.T) {
 
 // TestBuildIsRepeatable: two reports of one folder are the same bytes.
 func TestBuildIsRepeatable(t *testing.T) {
-	dir := smallRun(t, nil)
+	dir := recorded(t)
 	files := func() map[string][]byte {
 		build(t, dir)
 		out := map[string][]byte{}
@@ -111,7 +125,7 @@ func TestBuildIsRepeatable(t *testing.T) {
 
 // TestPageIsOneFile: nothing in the page comes from anywhere else.
 func TestPageIsOneFile(t *testing.T) {
-	dir := smallRun(t, nil)
+	dir := recorded(t)
 	build(t, dir)
 	data, err := os.ReadFile(filepath.Join(dir, FileHTML))
 	if err != nil {
@@ -137,27 +151,44 @@ func TestPageIsOneFile(t *testing.T) {
 	}
 }
 
+// judged is the result of a run folder without files.
+func judged(t *testing.T, dir string) *Result {
+	t.Helper()
+	run, err := history.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return evaluate(run, readTerms(&run.Manifest))
+}
+
+// brief is a run of a few seconds whose only fault is what change does to it.
+func brief(t *testing.T, change func(*runtest.Options)) string {
+	return smallRun(t, func(o *runtest.Options) {
+		o.SendsPerS, o.SteadyS, o.SpikeS = 120, 8, 1
+		o.SpecYAML = "name: brief\nquestion: Does it work?\nrates: {sends_per_s: 120, logins_per_s: 60.7, mean_session: 91.7s}\nphases: {steady: 8s, spike: 1s}\ngates: {generator_late_p99_ms: 10, rate_tolerance: 0.1}\n"
+		change(o)
+	})
+}
+
 func TestAbsentEvidenceIsInconclusive(t *testing.T) {
+	edit := func(f func(m *history.Manifest, a *history.Audit) bool) func(*runtest.Options) {
+		return func(o *runtest.Options) { o.Edit = f }
+	}
 	for name, c := range map[string]struct {
 		change func(*runtest.Options)
 		want   string
 	}{
-		"no audit": {func(o *runtest.Options) { o.Edit = func(*history.Manifest, *history.Audit) bool { return false } }, "delivery proof is missing"},
-		"interrupted": {func(o *runtest.Options) {
-			o.Edit = func(m *history.Manifest, _ *history.Audit) bool { m.Interrupted = true; return true }
-		}, "interrupted"},
-		"no steady": {func(o *runtest.Options) {
-			o.Edit = func(m *history.Manifest, _ *history.Audit) bool { m.Phases = m.Phases[:4]; return true }
-		}, "never came to its gated phase"},
-		"short steady": {func(o *runtest.Options) { o.SteadyS = 8 }, "interrupted in its gated phase"},
+		"no audit":     {edit(func(*history.Manifest, *history.Audit) bool { return false }), "delivery proof is missing"},
+		"interrupted":  {edit(func(m *history.Manifest, _ *history.Audit) bool { m.Interrupted = true; return true }), "interrupted"},
+		"no steady":    {edit(func(m *history.Manifest, _ *history.Audit) bool { m.Phases = m.Phases[:4]; return true }), "never came to its gated phase"},
+		"empty audit":  {edit(func(_ *history.Manifest, a *history.Audit) bool { *a = history.Audit{}; return true }), "covers 0 pairs"},
+		"short steady": {func(o *runtest.Options) { o.SteadyS = 6 }, "interrupted in its gated phase"},
 		"unknown spec": {func(o *runtest.Options) { o.SpecYAML = "name: x\nwarp: 9\n" }, "cannot be read"},
 		"late":         {func(o *runtest.Options) { o.LateUs = 9000 }, "late at p99"},
-		"nothing known": {func(o *runtest.Options) {
-			o.Edit = func(m *history.Manifest, a *history.Audit) bool { *a = history.Audit{}; return true }
-		}, "covers 0 pairs"},
+		"no writes":    {func(o *runtest.Options) { o.Row = func(s *history.Second) { s.Written /= 2 } }, "were written"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := build(t, smallRun(t, c.change))
+			r := judged(t, brief(t, c.change))
 			if r.Verdict != Inconclusive || r.ExitCode() != 2 {
 				t.Errorf("%s: %s", r.Verdict, r.Summary)
 			}
@@ -169,10 +200,31 @@ func TestAbsentEvidenceIsInconclusive(t *testing.T) {
 			}
 		})
 	}
+	if r := judged(t, brief(t, func(*runtest.Options) {})); r.Verdict != Pass {
+		t.Errorf("unspoilt it is %s: %q", r.Verdict, r.Reasons)
+	}
+}
+
+// TestEveryVerdictHasAPage: a report is made whatever is missing.
+func TestEveryVerdictHasAPage(t *testing.T) {
+	for _, change := range []func(*history.Manifest, *history.Audit) bool{
+		func(m *history.Manifest, _ *history.Audit) bool {
+			m.Phases, m.Interrupted = m.Phases[:2], true
+			return false
+		},
+		func(m *history.Manifest, _ *history.Audit) bool { m.Phases = nil; return true },
+		func(m *history.Manifest, _ *history.Audit) bool { m.SpecYAML = "?"; return true },
+	} {
+		dir := brief(t, func(o *runtest.Options) { o.Edit = change })
+		if r := build(t, dir); r.Verdict != Inconclusive {
+			t.Errorf("%s: %s", r.Verdict, r.Summary)
+		}
+		validate(t, dir)
+	}
 }
 
 func TestLossFails(t *testing.T) {
-	r := build(t, smallRun(t, func(o *runtest.Options) {
+	r := judged(t, brief(t, func(o *runtest.Options) {
 		o.Edit = func(_ *history.Manifest, a *history.Audit) bool {
 			a.Lost, a.Proved = 3, a.Proved-3
 			a.Examples = []string{"message <b>1</b> to user 7 device 0"}
@@ -185,11 +237,10 @@ func TestLossFails(t *testing.T) {
 }
 
 func TestJUnit(t *testing.T) {
-	dir := smallRun(t, func(o *runtest.Options) {
+	r := judged(t, brief(t, func(o *runtest.Options) {
 		o.Edit = func(_ *history.Manifest, a *history.Audit) bool { a.Duplicated, a.Unproved = 1, 2; return true }
-	})
-	r := build(t, dir)
-	data, err := os.ReadFile(filepath.Join(dir, FileJUnit))
+	}))
+	data, err := r.junit()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,8 +262,15 @@ func TestWriteRun(t *testing.T) {
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
-	if err := runtest.Write(dir, runtest.Options{SpecYAML: specYAML}); err != nil {
+	o := runtest.Options{SpecYAML: specYAML}
+	if os.Getenv("SMALL") != "" { // how testdata/runs/synthetic was made
+		o = small()
+	}
+	if err := runtest.Write(dir, o); err != nil {
 		t.Fatal(err)
+	}
+	if os.Getenv("SMALL") != "" {
+		return
 	}
 	r := build(t, dir)
 	if err := r.Terminal(os.Stdout, false); err != nil {

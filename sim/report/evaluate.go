@@ -20,7 +20,7 @@ func evaluate(run *history.Run, t *terms) *Result {
 		Start: m.Start.UTC().Format(time.RFC3339), Seed: m.Seed, SpecHash: m.SpecHash, Replay: m.Replay, Versions: m.Versions,
 		Machine:    Machine{m.Machine.OS, m.Machine.Kernel, m.Machine.CPU, m.Machine.Cores, m.Machine.MemBytes},
 		Population: Population{Users: m.Users}, LatencyMs: map[string]Latency{}, FanoutMs: map[string]Fanout{}, Roles: map[string]Role{},
-		Reasons: []string{}, Capacity: []capacity.Row{}, Notes: slices.Concat([]string{}, m.Notes, run.Problems), Files: map[string]FileOfPlot{}, spec: t}
+		Reasons: []string{}, Capacity: []capacity.Row{}, Notes: append(append([]string{}, m.Notes...), run.Problems...), Files: map[string]FileOfPlot{}, spec: t}
 	for _, e := range run.Events {
 		if e.Kind == "warning" || e.Kind == "fault" {
 			r.Notes = append(r.Notes, fmt.Sprintf("%s at %.1f s: %s", e.Kind, e.T, e.Detail))
@@ -227,7 +227,7 @@ func (r *Result) audit(a *history.Audit) {
 	r.Audit = &Audit{Sends: a.Sends, Acknowledged: a.Acknowledged, Unanswered: a.Unanswered, Expected: a.Expected, Proved: a.Proved, Lost: a.Lost,
 		Duplicated: a.Duplicated, Reordered: a.Reordered, Foreign: a.Foreign, Unproved: a.Unproved, Redelivered: a.Redelivered, Sampled: Number(a.Sampled),
 		Live: a.Live, Drain: a.Drain, Transition: a.Transition, Proof: a.Proof, PushChecked: a.Push.Checked, PushMissing: a.Push.Missing,
-		Examples: slices.Concat([]string{}, a.Examples)}
+		Examples: append([]string{}, a.Examples...)}
 }
 
 func (r *Result) roles(e *evaluator) {

@@ -52,7 +52,7 @@ func ms(n Number) string {
 	switch {
 	case !n.Known():
 		return unknown
-	case v >= 10_000:
+	case v >= 999.5:
 		return figures(v/1000) + " s"
 	}
 	return figures(v) + " ms"
@@ -64,7 +64,7 @@ func percent(v float64) string {
 		return unknown
 	case p != 100 && p > 99.95:
 		return "99.9%"
-	case math.Abs(p) >= 10 && p == math.Trunc(p):
+	case math.Abs(p-math.Round(p)) < 1e-9:
 		return strconv.FormatFloat(p, 'f', 0, 64) + "%"
 	case math.Abs(p) >= 1:
 		return strconv.FormatFloat(p, 'f', 1, 64) + "%"
@@ -86,6 +86,9 @@ func scaled(v float64, unit string) string {
 			return figures(v/p.f) + " " + p.s + unit
 		}
 	}
+	if unit == "/s" {
+		return figures(v) + "/s"
+	}
 	return strings.TrimSpace(figures(v) + " " + unit)
 }
 
@@ -99,8 +102,10 @@ func amount(n Number, unit string) string {
 		return scaled(v, unit)
 	case unit == "servers" || strings.HasPrefix(unit, "cores") || unit == "partitions":
 		return figures(math.Round(v*10)/10) + " " + unit
-	case unit == "connections" || unit == "" && math.Abs(v) >= 1e6:
-		return strings.TrimSpace(scaled(v, "") + " " + unit)
+	case (unit == "connections" || unit == "") && math.Abs(v) >= 1e9:
+		return strings.TrimSpace(figures(v/1e9) + " billion " + unit)
+	case (unit == "connections" || unit == "") && math.Abs(v) >= 1e6:
+		return strings.TrimSpace(figures(v/1e6) + " million " + unit)
 	}
 	return strings.TrimSpace(figures(v) + " " + unit)
 }
@@ -111,10 +116,18 @@ func interval(low, high Number, unit string) string {
 		return ""
 	}
 	l, h := amount(low, unit), amount(high, unit)
-	if i := strings.LastIndexByte(l, ' '); i > 0 && strings.HasSuffix(h, l[i:]) {
+	if l == h {
+		return "within rounding"
+	}
+	return shared(l, h, " to ")
+}
+
+// shared joins two amounts and writes their unit once if it is the same.
+func shared(l, h, between string) string {
+	if i := strings.IndexByte(l, ' '); i > 0 && strings.HasSuffix(h, l[i:]) {
 		l = l[:i]
 	}
-	return l + " to " + h
+	return l + between + h
 }
 
 func bytesOf(n int64) string {

@@ -79,8 +79,8 @@ func (r *Result) tiles() []tile {
 		{num(r.Rates.Deliveries), "deliveries a second", "at the devices, gated phase"},
 		{count(r.Sockets.Peak), "live sockets", "of " + count(r.Population.Users) + " users, at most"},
 		{num(r.Rates.Logins), "logins a second", "each drains its inbox"},
-		{ms(direct.P50) + " · " + ms(direct.P99), "direct message", "p50 · p99, to online devices"},
-		{ms(group.P50) + " · " + ms(group.P99), "group message", "p50 · p99, to online members"},
+		{shared(ms(direct.P50), ms(direct.P99), " · "), "direct message", "p50 · p99, to online devices"},
+		{shared(ms(group.P50), ms(group.P99), " · "), "group message", "p50 · p99, to online members"},
 	}
 	if direct.Count == 0 {
 		out[4].Value = unknown

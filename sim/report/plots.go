@@ -153,22 +153,46 @@ func (p *plotter) overTime() *figure.Figure {
 		if pn.Gate == 0 {
 			pn.Gate = gates.P99DeliverMs
 		}
-		p.run.Series(k.kind, func(q history.Point) {
-			if !p.inside(q.End) || q.Hist.TotalCount() == 0 {
-				return
-			}
-			at := func(v int64) figure.Point { return figure.Point{X: q.End, Y: float64(v) / 1000} }
-			pn.Max = append(pn.Max, at(q.Hist.Max()))
-			pn.P50 = append(pn.P50, at(q.Hist.ValueAtQuantile(50)))
-			if q.Hist.TotalCount() >= minP90 { // fewer, and p99 is the maximum
-				pn.P99 = append(pn.P99, at(q.Hist.ValueAtQuantile(99)))
-			} else {
-				pn.P99 = append(pn.P99, figure.Point{X: q.End, Y: math.NaN()})
-			}
-		})
+		p.seconds(k.kind, &pn)
 		panels = append(panels, pn)
 	}
 	return figure.OverTime(p.spans, panels, "See the table of phases for the figures.")
+}
+
+// seconds fills a panel: maxima of each second, percentiles of each second or,
+// where a usual second has fewer than 200 samples, of five.
+func (p *plotter) seconds(kind string, pn *figure.Panel) {
+	var counts []int64
+	p.run.Series(kind, func(q history.Point) {
+		if n := q.Hist.TotalCount(); n > 0 && p.inside(q.End) {
+			counts = append(counts, n)
+			pn.Max = append(pn.Max, figure.Point{X: q.End, Y: float64(q.Hist.Max()) / 1000})
+		}
+	})
+	if len(counts) == 0 {
+		return
+	}
+	slices.Sort(counts)
+	width := 1.0
+	if counts[len(counts)/2] < 200 {
+		width = 5
+	}
+	for _, s := range p.spans {
+		for from := s.Start; from < s.End-width/2; from += width {
+			to := math.Min(from+width, s.End)
+			h := p.run.Merged(kind, from, to)
+			if h.TotalCount() == 0 {
+				continue
+			}
+			at := func(q float64) figure.Point {
+				return figure.Point{X: (from + to) / 2, Y: float64(h.ValueAtQuantile(q)) / 1000}
+			}
+			pn.P50 = append(pn.P50, at(50))
+			if h.TotalCount() >= minP90 { // with fewer, p99 is the maximum
+				pn.P99 = append(pn.P99, at(99))
+			}
+		}
+	}
 }
 
 func (p *plotter) rates() *figure.Figure {

@@ -143,6 +143,7 @@ func (j *judgement) lateness(f facts) {
 	if !f.late.enough {
 		g.Value = Number(math.NaN())
 		j.gate(g, Inconclusive, false, "the generator's lateness has %s samples, too few for p99", count(f.late.n))
+		j.limit("the generator's lateness is not known")
 		return
 	}
 	ok := f.late.value < limit
@@ -171,7 +172,7 @@ func (j *judgement) rate(name string, f facts, got, want, tolerance float64, abo
 		unit = "sockets"
 	}
 	j.gate(Gate{Name: name, Kind: "validity", Phase: f.phase, Value: Number(got), Limit: Number(want), Unit: unit}, Inconclusive, ok,
-		"%s: %s %s, planned %s within %s", name, figures(got), unit, figures(want), percent(tolerance))
+		"%s: %s, planned %s within %s", name, amount(Number(got), unit), figures(want), percent(tolerance))
 	if off < -tolerance {
 		j.limit("%s reached %s of the planned rate", name, percent(got/want))
 	}

@@ -37,7 +37,10 @@ func Spectrum(curves []Curve, alt string) *Figure {
 			for _, q := range c.Points {
 				xmax = math.Max(xmax, q.X)
 				if q.Y > 0 {
-					lo, hi = math.Min(lo, q.Y), math.Max(hi, q.Y)
+					hi = math.Max(hi, q.Y)
+				}
+				if q.Y > 0 && q.X > Nines(0.05) { // the very fastest are of no interest
+					lo = math.Min(lo, q.Y)
 				}
 			}
 		}
@@ -146,7 +149,7 @@ type Panel struct {
 // OverTime draws percentiles of each second, one panel a kind.
 func OverTime(spans []Span, panels []Panel, alt string) *Figure {
 	f := &Figure{Name: "latency_over_time", Title: "Latency over time", height: 1.3, Alt: alt,
-		Subtitle: "Milliseconds from the intended send time, of each second (log scale). The gated phase is shaded blue.",
+		Subtitle: "Milliseconds from the intended send time (log scale), every second, or five where samples are few.",
 		keys:     []key{{"p50", Blue, markLine}, {"p99", Orange, markLine}, {"max", Grey, markDot}}}
 	for _, p := range panels {
 		if p.Gate > 0 {
@@ -163,7 +166,7 @@ func OverTime(spans []Span, panels []Panel, alt string) *Figure {
 			if pn.Gate > 0 {
 				hi = math.Max(hi, pn.Gate)
 			}
-			logAxis(p, lo, hi*1.5)
+			logAxis(p, lo, hi*2.2)
 			s.timeAxis(p, spans)
 			if i < len(panels)-1 {
 				p.X.Label.Text = ""
