@@ -72,7 +72,7 @@ func New(cfg Config) (*Cache, error) {
 		cfg.Metrics = prometheus.NewRegistry()
 	}
 	ops, err := obs.Register(cfg.Metrics, prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "throng_redis_ops_total", Help: "Operations sent to Redis."}, []string{"op"}))
+		Name: "throng_redis_ops_total", Help: "Commands sent to Redis."}, []string{"op"}))
 	if err != nil {
 		return nil, fmt.Errorf("groupcache: %w", err)
 	}
