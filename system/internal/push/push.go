@@ -1,0 +1,228 @@
+// Package push is the push role: it takes requests to wake devices from the
+// inbox instances and puts them to a provider of the APNs/FCM shape over
+// HTTP/2. It owns the quota, the retries and the dead letters; it keeps nothing
+// across a restart, because who asks does. It may import rpc and obs, and no
+// other role.
+package push
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+
+	"throng/system/internal/obs"
+	"throng/system/internal/rpc"
+)
+
+const stopGrace = 3 * time.Second
+
+// Config of a push instance. Zero means the default.
+type Config struct {
+	// Provider is its URL, such as http://127.0.0.1:9999. With http the
+	// connection is HTTP/2 without TLS.
+	Provider string
+	// Concurrency bounds the requests to the provider at once. Default 64.
+	Concurrency int
+	// Queue bounds the requests that wait. At the bound the streams of the
+	// askers are not read any more. Default 4096.
+	Queue int
+	// QuotaPerMinute is what the provider allows this instance; 0: no bound.
+	QuotaPerMinute int
+	// Attempts is how often a request is tried before it is a dead letter. An
+	// answer of 429 is not an attempt. Default 6.
+	Attempts int
+	// Backoff is the most that the first retry waits; each next one waits up to
+	// twice as long, at most MaxBackoff. Default 200 ms and 10 s.
+	Backoff, MaxBackoff time.Duration
+	// Timeout bounds one request. Default 5 s.
+	Timeout time.Duration
+	// DeadLetters is how many of the last dead letters are kept. Default 1024.
+	DeadLetters int
+	Log         *slog.Logger
+	Metrics     prometheus.Registerer
+}
+
+func (c *Config) defaults() {
+	set(&c.Concurrency, 64)
+	set(&c.Queue, 4096)
+	set(&c.Attempts, 6)
+	set(&c.Backoff, 200*time.Millisecond)
+	set(&c.MaxBackoff, 10*time.Second)
+	set(&c.Timeout, 5*time.Second)
+	set(&c.DeadLetters, 1024)
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Metrics == nil {
+		c.Metrics = prometheus.NewRegistry()
+	}
+}
+
+func set[T comparable](v *T, def T) {
+	var zero T
+	if *v == zero {
+		*v = def
+	}
+}
+
+// DeadLetter is a request that was given up.
+type DeadLetter struct {
+	At          time.Time
+	User        uint64
+	Device      uint32
+	CollapseKey string
+	Reason      string // of the last attempt
+}
+
+// Push is one instance.
+type Push struct {
+	cfg    Config
+	url    *url.URL
+	client *http.Client
+	m      *metrics
+	queue  chan job
+	bucket *bucket
+	recvs  sync.WaitGroup
+
+	mu      sync.Mutex
+	letters []DeadLetter // a ring
+	next    int          // where the next one goes
+	logged  time.Time    // when a dead letter was last logged
+	unsaid  int          // dead letters since
+}
+
+// New checks cfg. It does no I/O.
+func New(cfg Config) (*Push, error) {
+	cfg.defaults()
+	u, err := url.Parse(cfg.Provider)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, fmt.Errorf("push: provider %q is not an http or https URL", cfg.Provider)
+	}
+	m, err := newMetrics(cfg.Metrics, cfg.Queue)
+	if err != nil {
+		return nil, fmt.Errorf("push: %w", err)
+	}
+	return &Push{cfg: cfg, url: u, m: m, client: newClient(cfg), queue: make(chan job, cfg.Queue),
+		bucket: newBucket(cfg.QuotaPerMinute)}, nil
+}
+
+// newClient speaks HTTP/2 only, over one connection or a few: a provider
+// throttles connections that come and go.
+func newClient(cfg Config) *http.Client {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Client{
+		Transport: &http.Transport{Protocols: protocols, IdleConnTimeout: 5 * time.Minute,
+			HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second}},
+		Timeout: cfg.Timeout,
+		// A redirect would carry tokens to somewhere else.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// Run serves until ctx is done, then stops: requests without an answer stay
+// unanswered, and whoever asked asks again.
+func (p *Push) Run(ctx context.Context, ln net.Listener) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer p.client.CloseIdleConnections()
+	stats, err := obs.RPCStats(p.cfg.Metrics)
+	if err != nil {
+		return fmt.Errorf("push: %w", err)
+	}
+	srv := rpc.NewServer(grpc.StatsHandler(stats))
+	rpc.RegisterPushServer(srv, server{p: p, run: ctx})
+	var wg sync.WaitGroup
+	for range p.cfg.Concurrency {
+		wg.Go(func() { p.work(ctx) })
+	}
+	wg.Go(func() {
+		if err := srv.Serve(ln); err != nil {
+			cancel(fmt.Errorf("push: serve: %w", err))
+		}
+	})
+	<-ctx.Done()
+	obs.StopGRPC(srv, stopGrace)
+	wg.Wait()
+	p.recvs.Wait()
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// Ready returns nil: the role can serve as soon as it runs. A provider that is
+// down is retried, so it does not make the instance unready.
+func (p *Push) Ready() error { return nil }
+
+// DeadLetters returns the last ones, oldest first.
+func (p *Push) DeadLetters() []DeadLetter {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := append([]DeadLetter(nil), p.letters[p.next:]...)
+	return append(out, p.letters[:p.next]...)
+}
+
+// logEvery is the least time between two log lines about dead letters.
+const logEvery = 5 * time.Second
+
+func (p *Push) deadLetter(j *job, reason string) {
+	l := DeadLetter{At: time.Now(), User: j.req.User, Device: j.req.Device, CollapseKey: j.req.CollapseKey, Reason: reason}
+	p.m.deadLetters.Inc()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.letters) < p.cfg.DeadLetters {
+		p.letters = append(p.letters, l)
+	} else {
+		p.letters[p.next] = l
+		p.next = (p.next + 1) % len(p.letters)
+	}
+	p.unsaid++
+	if l.At.Sub(p.logged) >= logEvery {
+		p.cfg.Log.Warn("push: given up", "user", l.User, "device", l.Device, "reason", reason, "since_last_line", p.unsaid)
+		p.logged, p.unsaid = l.At, 0
+	}
+}
+
+type metrics struct {
+	attempts                         *prometheus.CounterVec
+	accepted, deadLetters, throttled prometheus.Counter
+	dead                             prometheus.Counter
+	seconds                          prometheus.Histogram
+	queue                            *obs.Queue
+}
+
+func newMetrics(reg prometheus.Registerer, limit int) (*metrics, error) {
+	m := &metrics{}
+	var errs []error
+	counter := func(name, help string) prometheus.Counter {
+		c, err := obs.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help}))
+		errs = append(errs, err)
+		return c
+	}
+	var err error
+	m.attempts, err = obs.Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "throng_push_attempts_total", Help: "Requests to the provider, by what came of them."}, []string{"outcome"}))
+	errs = append(errs, err)
+	m.accepted = counter("throng_push_accepted_total", "Pushes that the provider accepted.")
+	m.deadLetters = counter("throng_push_dead_letters_total", "Pushes given up.")
+	m.throttled = counter("throng_push_throttled_total", "Answers of the provider that said to wait.")
+	m.dead = counter("throng_push_dead_tokens_total", "Tokens that the provider does not know any more.")
+	m.seconds, err = obs.Register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "throng_push_seconds", Help: "From the request of the inbox to the answer, retries included.",
+		Buckets: prometheus.ExponentialBuckets(0.002, 2, 16)}))
+	errs = append(errs, err)
+	m.queue, err = obs.NewQueue(reg, "push_requests", limit)
+	errs = append(errs, err)
+	return m, errors.Join(errs...)
+}

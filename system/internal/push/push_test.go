@@ -1,0 +1,284 @@
+package push
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/goleak"
+
+	"throng/system/internal/rpc"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const patience = 20 * time.Second
+
+// fakeProvider answers with what script returns for the nth request (from 1).
+type fakeProvider struct {
+	*httptest.Server
+	mu    sync.Mutex
+	paths []string
+	notes []notification
+	times []time.Time
+}
+
+func newProvider(t *testing.T, script func(n int, w http.ResponseWriter)) *fakeProvider {
+	t.Helper()
+	f := new(fakeProvider)
+	f.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var note notification
+		if err := json.NewDecoder(r.Body).Decode(&note); err != nil || r.ProtoMajor != 2 {
+			t.Errorf("request over %s: %v", r.Proto, err)
+		}
+		f.mu.Lock()
+		f.paths = append(f.paths, r.URL.Path)
+		f.notes = append(f.notes, note)
+		f.times = append(f.times, time.Now())
+		n := len(f.paths)
+		f.mu.Unlock()
+		script(n, w)
+	}))
+	f.Config.Protocols = new(http.Protocols)
+	f.Config.Protocols.SetUnencryptedHTTP2(true)
+	f.Start()
+	t.Cleanup(f.Close)
+	return f
+}
+
+func (f *fakeProvider) requests() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.paths)
+}
+
+type asker struct {
+	*Push
+	t      *testing.T
+	stream rpc.Push_NotifyClient
+}
+
+func start(t *testing.T, cfg Config) *asker {
+	t.Helper()
+	p, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := p.Run(ctx, ln); err != nil {
+			t.Error(err)
+		}
+	})
+	conn, err := rpc.Dial(ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	streamCtx, stop := context.WithTimeout(context.Background(), patience)
+	t.Cleanup(func() { cancel(); wg.Wait(); stop(); conn.Close() })
+	stream, err := rpc.NewPushClient(conn).Notify(streamCtx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &asker{Push: p, t: t, stream: stream}
+}
+
+func (a *asker) ask(refs ...uint64) {
+	a.t.Helper()
+	b := new(rpc.PushBatch)
+	for _, r := range refs {
+		b.Items = append(b.Items, &rpc.PushRequest{Ref: r, User: 7, Device: 1, Token: fmt.Sprintf("t/%d", r),
+			MessageId: []byte{0xab, 0xcd}, CollapseKey: "k", Waiting: 3})
+	}
+	if err := a.stream.Send(b); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+func (a *asker) outcomes(n int) map[uint64]rpc.PushOutcome {
+	a.t.Helper()
+	got := map[uint64]rpc.PushOutcome{}
+	for len(got) < n {
+		b, err := a.stream.Recv()
+		if err != nil {
+			a.t.Fatalf("after %v: %v", got, err)
+		}
+		for _, r := range b.Items {
+			got[r.Ref] = r.Outcome
+		}
+	}
+	return got
+}
+
+func TestAcceptedAndDead(t *testing.T) {
+	f := newProvider(t, func(n int, w http.ResponseWriter) {
+		if n == 2 {
+			w.WriteHeader(http.StatusGone)
+		}
+	})
+	a := start(t, Config{Provider: f.URL, Concurrency: 1})
+	a.ask(1, 2)
+	got := a.outcomes(2)
+	if got[1] != rpc.PushOutcome_PUSH_OUTCOME_ACCEPTED || got[2] != rpc.PushOutcome_PUSH_OUTCOME_DEAD_TOKEN {
+		t.Fatalf("outcomes %v", got)
+	}
+	want := notification{CollapseKey: "k", MessageID: "abcd", Waiting: 3, User: 7, Device: 1}
+	if f.paths[0] != "/v1/devices/t/1" || f.notes[0] != want {
+		t.Fatalf("request %s %+v, want %+v", f.paths[0], f.notes[0], want)
+	}
+	if n := testutil.ToFloat64(a.m.accepted); n != 1 {
+		t.Errorf("accepted %v, want 1", n)
+	}
+}
+
+func TestRetriesThenAccepted(t *testing.T) {
+	f := newProvider(t, func(n int, w http.ResponseWriter) {
+		if n < 3 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
+	a := start(t, Config{Provider: f.URL, Backoff: time.Millisecond})
+	a.ask(1)
+	if got := a.outcomes(1); got[1] != rpc.PushOutcome_PUSH_OUTCOME_ACCEPTED || f.requests() != 3 {
+		t.Fatalf("%v after %d requests", got, f.requests())
+	}
+}
+
+func TestGivesUpAfterAttempts(t *testing.T) {
+	f := newProvider(t, func(n int, w http.ResponseWriter) { w.WriteHeader(http.StatusInternalServerError) })
+	a := start(t, Config{Provider: f.URL, Backoff: time.Millisecond, Attempts: 3, DeadLetters: 2})
+	a.ask(1, 2, 3)
+	for ref, o := range a.outcomes(3) {
+		if o != rpc.PushOutcome_PUSH_OUTCOME_DEAD_LETTER {
+			t.Errorf("ref %d: %v", ref, o)
+		}
+	}
+	if f.requests() != 9 || testutil.ToFloat64(a.m.deadLetters) != 3 {
+		t.Errorf("%d requests and %v dead letters, want 9 and 3", f.requests(), testutil.ToFloat64(a.m.deadLetters))
+	}
+	if ring := a.DeadLetters(); len(ring) != 2 || ring[0].At.After(ring[1].At) || ring[0].Reason == "" {
+		t.Errorf("ring %+v, want the last two in order", ring)
+	}
+}
+
+func TestRefusedIsNotRetried(t *testing.T) {
+	f := newProvider(t, func(n int, w http.ResponseWriter) { w.WriteHeader(http.StatusBadRequest) })
+	a := start(t, Config{Provider: f.URL})
+	a.ask(1)
+	if got := a.outcomes(1); got[1] != rpc.PushOutcome_PUSH_OUTCOME_DEAD_LETTER || f.requests() != 1 {
+		t.Fatalf("%v after %d requests", got, f.requests())
+	}
+}
+
+func TestProviderThatIsDownIsRetried(t *testing.T) {
+	a := start(t, Config{Provider: "http://127.0.0.1:1", Backoff: time.Millisecond, Attempts: 2})
+	a.ask(1)
+	if got := a.outcomes(1); got[1] != rpc.PushOutcome_PUSH_OUTCOME_DEAD_LETTER {
+		t.Fatalf("outcome %v", got)
+	}
+}
+
+func TestThrottlingHoldsEverybodyAndIsNoAttempt(t *testing.T) {
+	f := newProvider(t, func(n int, w http.ResponseWriter) {
+		if n <= 2 {
+			w.Header().Set("Retry-After", "0.2")
+			w.WriteHeader(http.StatusTooManyRequests)
+		}
+	})
+	a := start(t, Config{Provider: f.URL, Concurrency: 1, Attempts: 1})
+	a.ask(1, 2)
+	for ref, o := range a.outcomes(2) {
+		if o != rpc.PushOutcome_PUSH_OUTCOME_ACCEPTED {
+			t.Errorf("ref %d: %v", ref, o)
+		}
+	}
+	if gap := f.times[1].Sub(f.times[0]); gap < 190*time.Millisecond {
+		t.Errorf("asked again after %v, told to wait 200 ms", gap)
+	}
+	if n := testutil.ToFloat64(a.m.throttled); n != 2 {
+		t.Errorf("throttled %v, want 2", n)
+	}
+}
+
+func TestFullQueueHoldsTheStreamBack(t *testing.T) {
+	release := make(chan struct{})
+	f := newProvider(t, func(int, http.ResponseWriter) { <-release })
+	a := start(t, Config{Provider: f.URL, Concurrency: 2, Queue: 3, Timeout: patience})
+	refs := make([]uint64, 50)
+	for i := range refs {
+		refs[i] = uint64(i + 1)
+	}
+	a.ask(refs...)
+	deadline := time.Now().Add(patience)
+	for testutil.ToFloat64(a.m.queue.Depth) < 3 || f.requests() < 2 {
+		if time.Now().After(deadline) {
+			t.Fatal("the queue never filled")
+		}
+		<-time.After(time.Millisecond)
+	}
+	if n := f.requests(); n != 2 {
+		t.Errorf("%d requests at once, bound 2", n)
+	}
+	close(release)
+	if got := a.outcomes(50); len(got) != 50 {
+		t.Fatalf("%d outcomes", len(got))
+	}
+}
+
+func TestBucket(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBucket(600) // ten a second, ten at once after a pause
+		start := time.Now()
+		for range 30 {
+			b.take(t.Context())
+		}
+		if took := time.Since(start); took < 1900*time.Millisecond || took > 2100*time.Millisecond {
+			t.Errorf("30 tokens took %v, want 2 s", took)
+		}
+		b.hold(3 * time.Second)
+		start = time.Now()
+		b.take(t.Context())
+		if took := time.Since(start); took != 3*time.Second {
+			t.Errorf("a held bucket opened after %v", took)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		b.hold(time.Hour)
+		if b.take(ctx) {
+			t.Error("a token was given after the context was done")
+		}
+	})
+}
+
+func TestRetryAfter(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for h, want := range map[string]time.Duration{
+		"": time.Second, "nonsense": time.Second, "-3": time.Second, "2": 2 * time.Second, "0.5": 500 * time.Millisecond,
+		"1e9": time.Minute, "Fri, 02 Jan 2026 03:04:08 GMT": 3 * time.Second, "Fri, 02 Jan 2026 03:04:01 GMT": 0,
+	} {
+		if got := retryAfter(h, now); got != want {
+			t.Errorf("%q: %v, want %v", h, got, want)
+		}
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	for _, u := range []string{"", "provider:80", "ftp://x", "http://"} {
+		if _, err := New(Config{Provider: u}); err == nil {
+			t.Errorf("accepted provider %q", u)
+		}
+	}
+}
