@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"throng/system/internal/sqlstore"
 	"throng/system/wire"
 )
 
@@ -89,8 +90,10 @@ type Redis struct {
 
 // SQL names a database.
 type SQL struct {
-	Driver string `json:"driver"` // "sqlite"
-	// DSN is the path of the database file for sqlite. Its folder must exist.
+	Driver string `json:"driver"` // "sqlite" or "mysql"
+	// DSN is the path of the database file for sqlite, whose folder must
+	// exist, and a go-sql-driver DSN for mysql. An inbox adds ".0", ".1" ... to
+	// the path, one file for each of its loops.
 	DSN string `json:"dsn"`
 }
 
@@ -208,11 +211,11 @@ func plural(r Role) string {
 }
 
 func checkSQL(field string, s SQL, bad func(field, format string, args ...any)) {
-	if s.Driver != "sqlite" {
-		bad(field+".driver", "%q: allowed is sqlite", s.Driver)
+	if s.Driver != sqlstore.SQLite && s.Driver != sqlstore.MySQL {
+		bad(field+".driver", "%q: allowed are %s, %s", s.Driver, sqlstore.SQLite, sqlstore.MySQL)
 	}
 	if s.DSN == "" {
-		bad(field+".dsn", "missing: the path of the database file")
+		bad(field+".dsn", "missing: the path of the database file, or a MySQL DSN")
 	}
 }
 

@@ -1,12 +1,48 @@
 package system
 
-// Settings are the limits and time-outs of a deployment. Zero means the
-// default of the role that uses it.
+// Settings are the limits and time-outs of a deployment that an operator may
+// want to change. Zero means the default of the role that uses it, which is
+// given in brackets; limits that are not here are constants of the roles.
 type Settings struct {
 	// AckTimeout is how long a delivery to a live device may stay
-	// unacknowledged before it becomes a row in the device's inbox.
+	// unacknowledged before it becomes a row in the device's inbox. [2 s]
 	AckTimeout Duration `json:"ack_timeout,omitempty"`
+	// DeviceInFlight bounds the unacknowledged deliveries to a device; above it
+	// messages become rows. [256]
+	DeviceInFlight int `json:"device_in_flight,omitempty"`
+	// DeviceRows is the number of rows in a device's inbox at which direct
+	// messages to it are refused. [10,000]
+	DeviceRows int `json:"device_rows,omitempty"`
+	// InboxExpiry is how long a row is kept. [30 days]
+	InboxExpiry Duration `json:"inbox_expiry,omitempty"`
+
 	// PushDelay is how long a row waits for its device to come back before a
-	// push is asked for.
+	// push is asked for. [1 s]
 	PushDelay Duration `json:"push_delay,omitempty"`
+	// PushEvery is the least time between two pushes to a device. [10 s]
+	PushEvery Duration `json:"push_every,omitempty"`
+	// PushQuotaPerMinute is what the provider allows each push instance. [no bound]
+	PushQuotaPerMinute int `json:"push_quota_per_minute,omitempty"`
+
+	// MaxConnections of each gateway. [250,000]
+	MaxConnections int `json:"max_connections,omitempty"`
+	// FramesPerSecond and FrameBurst bound what one connection sends. [200, 1,000]
+	FramesPerSecond int `json:"frames_per_second,omitempty"`
+	FrameBurst      int `json:"frame_burst,omitempty"`
+	// IdleTimeout closes a connection that has sent nothing for so long. [75 s]
+	IdleTimeout Duration `json:"idle_timeout,omitempty"`
+	// DrainTimeout is how long a stopping gateway waits for clients to leave,
+	// DrainJitter what it tells them to spread over. [5 s, 3 s]
+	DrainTimeout Duration `json:"drain_timeout,omitempty"`
+	DrainJitter  Duration `json:"drain_jitter,omitempty"`
+	// AllowedOrigins are the Origins that browsers may connect from. [the
+	// gateway's own]
+	AllowedOrigins []string `json:"allowed_origins,omitempty"`
+	// LeaseTTL is how long the session registry believes a gateway that has
+	// stopped renewing its lease. [6 s]
+	LeaseTTL Duration `json:"lease_ttl,omitempty"`
+
+	// FanoutInFlight bounds the records of a partition that are being
+	// delivered. [512]
+	FanoutInFlight int `json:"fanout_in_flight,omitempty"`
 }

@@ -12,9 +12,17 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"throng/system/internal/fanout"
 	"throng/system/internal/gateway"
+	"throng/system/internal/group"
+	"throng/system/internal/groupcache"
+	"throng/system/internal/groupsql"
+	"throng/system/internal/inbox"
+	"throng/system/internal/inboxsql"
 	"throng/system/internal/kafka"
 	"throng/system/internal/message"
+	"throng/system/internal/push"
+	"throng/system/internal/session"
 	"throng/system/wire"
 )
 
@@ -41,6 +49,14 @@ func (c *Config) build(r Role, i int, log *slog.Logger, reg prometheus.Registere
 		m.made.runner, err = m.gateway()
 	case Message:
 		m.made.runner, err = m.message()
+	case Fanout:
+		m.made.runner, err = m.fanout()
+	case Group:
+		m.made.runner, err = m.group()
+	case Inbox:
+		m.made.runner, err = m.inbox()
+	case Push:
+		m.made.runner, err = m.push()
 	default:
 		err = fmt.Errorf("there is no role %q", r)
 	}
@@ -96,8 +112,19 @@ func (m *maker) gateway() (runner, error) {
 	if id == "" {
 		id = fmt.Sprintf("gateway-%d", m.i)
 	}
+	set := m.Settings
+	sessions, err := session.New(session.Config{Addr: m.Redis.Addr, LeaseTTL: time.Duration(set.LeaseTTL), Log: m.log, Metrics: m.reg})
+	if err != nil {
+		return nil, err
+	}
+	m.closes(func() error { sessions.Close(); return nil })
 	return gateway.New(gateway.Config{
 		ID: id, Key: m.key, Messages: m.messageAddrs(), Inboxes: m.inboxAddrs(),
+		Sessions: sessions, AllowedOrigins: set.AllowedOrigins,
+		Limits: gateway.Limits{
+			MaxConnections: set.MaxConnections, FramesPerSecond: set.FramesPerSecond, FrameBurst: set.FrameBurst,
+			IdleTimeout: time.Duration(set.IdleTimeout), DrainTimeout: time.Duration(set.DrainTimeout), DrainJitter: time.Duration(set.DrainJitter),
+		},
 		Log: m.log, Metrics: m.reg,
 	})
 }
@@ -118,6 +145,90 @@ func (m *maker) message() (runner, error) {
 	return m.needsTopic(svc), nil
 }
 
+// consumer lets the fan-out see the adapter's partitions as its own interface.
+type consumer struct{ *kafka.Consumer }
+
+func (c consumer) Run(ctx context.Context, handle func(context.Context, fanout.Partition)) error {
+	return c.Consumer.Run(ctx, func(ctx context.Context, p *kafka.Partition) { handle(ctx, p) })
+}
+
+func (m *maker) fanout() (runner, error) {
+	c, err := kafka.NewConsumer(kafka.ConsumerConfig{
+		Brokers: m.Kafka.Brokers, Topic: m.Kafka.Topic, Group: m.Kafka.Topic + "-fanout",
+		Log: m.log, Metrics: m.reg,
+	})
+	if err != nil {
+		return nil, err
+	}
+	f, err := fanout.New(fanout.Config{
+		Instance: m.i, Consumer: consumer{c}, Inboxes: m.inboxAddrs(), Groups: m.groupAddrs(),
+		MaxInFlight: m.Settings.FanoutInFlight,
+		Plant:       m.plant(fanout.PlantCommitEarly, fanout.PlantExMember), Log: m.log, Metrics: m.reg,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return m.needsTopic(f), nil
+}
+
+func (m *maker) group() (runner, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+	defer cancel()
+	store, err := groupsql.Open(ctx, groupsql.Config{Driver: m.GroupSQL.Driver, DSN: m.GroupSQL.DSN, Metrics: m.reg})
+	if err != nil {
+		return nil, err
+	}
+	m.closes(store.Close)
+	cache, err := groupcache.New(groupcache.Config{Addr: m.Redis.Addr, Metrics: m.reg})
+	if err != nil {
+		return nil, err
+	}
+	m.closes(func() error { cache.Close(); return nil })
+	producer, err := m.producer()
+	if err != nil {
+		return nil, err
+	}
+	svc, err := group.New(group.Config{
+		Instance: m.i, Key: m.key, Store: store, Cache: cache,
+		Producer: producer, Partitions: m.Kafka.Partitions, Inboxes: m.inboxAddrs(), Groups: m.groupAddrs(),
+		Log: m.log, Metrics: m.reg,
+	})
+	if err != nil {
+		return nil, err
+	}
+	m.made.http = svc.Admin()
+	return m.needsTopic(svc), nil
+}
+
+func (m *maker) inbox() (runner, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+	defer cancel()
+	at, set := m.Inboxes[m.i].SQL, m.Settings
+	stores, err := inboxsql.Open(ctx, inboxsql.Config{Driver: at.Driver, DSN: at.DSN, Metrics: m.reg})
+	if err != nil {
+		return nil, err
+	}
+	m.closes(stores.Close)
+	return inbox.New(inbox.Config{
+		Instance: m.i, Instances: len(m.Inboxes), Stores: stores.Stores(), Peers: m.inboxAddrs(), Push: m.pushAddrs(),
+		Limits: inbox.Limits{
+			AckTimeout: time.Duration(set.AckTimeout), PushDelay: time.Duration(set.PushDelay), PushEvery: time.Duration(set.PushEvery),
+			Expiry: time.Duration(set.InboxExpiry), InFlight: set.DeviceInFlight, DeviceRows: set.DeviceRows,
+		},
+		Plant: m.plant(inbox.PlantDrop), Log: m.log, Metrics: m.reg,
+	})
+}
+
+func (m *maker) push() (runner, error) {
+	return push.New(push.Config{
+		Provider: m.Provider.URL, QuotaPerMinute: m.Settings.PushQuotaPerMinute,
+		Log: m.log, Metrics: m.reg,
+	})
+}
+
+// closes adds what is to be done after the role has stopped.
+func (m *maker) closes(f func() error) { m.made.close = append(m.made.close, f) }
+
 // producer opens a producer to the groups' topic, closed after the role.
 func (m *maker) producer() (*kafka.Producer, error) {
 	p, err := kafka.NewProducer(kafka.ProducerConfig{
@@ -127,7 +238,7 @@ func (m *maker) producer() (*kafka.Producer, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.made.close = append(m.made.close, func() error { p.Close(); return nil })
+	m.closes(func() error { p.Close(); return nil })
 	return p, nil
 }
 
