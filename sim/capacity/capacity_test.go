@@ -99,6 +99,11 @@ func TestRows(t *testing.T) {
 	}
 	c := runtest.DefaultCost()
 	near(t, "message cores", value("message", "cores"), c.Send/1e6*1.794e6, 0.001)
+	sum := Number(0)
+	for _, role := range backendRoles() {
+		sum += value(role, "cpu_per_send")
+	}
+	near(t, "CPU of all roles", value("all roles", "cpu_per_send"), float64(sum), 0.001)
 	near(t, "message instances", value("message", "instances"), math.Ceil(c.Send*1.794/9.6)+2, 0)
 	near(t, "log in", value("log", "throughput_in"), 260*runtest.GroupShare*1.794e6, 0.01)
 	near(t, "group hit share", value("cache", "group_hit_share"), 0.98, 0.002)

@@ -27,6 +27,10 @@ func (b *builder) standIns() {
 		b.add("infrastructure", role+"_cpu_per_send", "us", Measured, "CPU of the process / accepted sends; an embedded stand-in is not extrapolated", b.o.cpuPerSend(role).times(1e6))
 	}
 	b.add("generator", "cpu_per_send", "us", Measured, "CPU of the harness / accepted sends", b.o.cpuPerSend("generator").times(1e6))
+	b.add("all roles", "cpu_per_send", "us", Measured, "CPU of the backend's roles / accepted sends, logins, receipts and typing included",
+		b.o.per(b.o.cpuOf(backendRoles()), b.o.second(sends), b.o.edges).times(1e6))
+	b.add("everything", "cpu_per_send", "us", Measured, "CPU of all processes of the run, harness and infrastructure too / accepted sends",
+		b.o.per(b.o.cpuOf(b.o.run.RoleNames()), b.o.second(sends), b.o.edges).times(1e6))
 }
 
 // mix says how far the traffic of the run is from the profile's: what scales

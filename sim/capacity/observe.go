@@ -139,6 +139,17 @@ func (o *observer) cpu(role string) source {
 	return func(from, to float64) (float64, bool) { return o.run.RoleCPU(role, from, to) }
 }
 
+// cpuOf is the CPU of several roles together.
+func (o *observer) cpuOf(roles []string) source {
+	return func(from, to float64) (sum float64, ok bool) {
+		for _, r := range roles {
+			cpu, has := o.run.RoleCPU(r, from, to)
+			sum, ok = sum+cpu, ok || has
+		}
+		return sum, ok
+	}
+}
+
 // second counts something of series.csv. Rows are one-second counts; a row that
 // a border cuts counts by the part inside.
 func (o *observer) second(f func(history.Second) int64) source {

@@ -100,8 +100,6 @@ func amount(n Number, unit string) string {
 		return unknown
 	case unit == "B" || unit == "bit/s" || unit == "B/s" || unit == "/s":
 		return scaled(v, unit)
-	case unit == "servers" || strings.HasPrefix(unit, "cores") || unit == "partitions":
-		return figures(math.Round(v*10)/10) + " " + unit
 	case (unit == "connections" || unit == "") && math.Abs(v) >= 1e9:
 		return strings.TrimSpace(figures(v/1e9) + " billion " + unit)
 	case (unit == "connections" || unit == "") && math.Abs(v) >= 1e6:

@@ -112,6 +112,11 @@ func (r *Result) roleTable() table {
 		}
 		t.Rows = append(t.Rows, []string{n, fmt.Sprint(role.Instances), num(role.CPUSeconds), num(role.SteadyCores), bytesOf(role.RSSPeakBytes), us(d("send")), us(d("delivery"))})
 	}
+	for _, tier := range []string{"all roles", "everything"} {
+		if row, ok := r.Estimate.Find(tier, "cpu_per_send"); ok {
+			t.Rows = append(t.Rows, []string{tier, "", "", "", "", us(row.Value), ""})
+		}
+	}
 	return t
 }
 

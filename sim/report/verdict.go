@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"throng/sim/history"
 	"throng/sim/scenario"
@@ -60,6 +61,7 @@ func judge(f facts) judgement {
 	j.auditGates(f)
 	j.latencyGates(f)
 	j.verdict = Pass
+	slices.SortStableFunc(j.gates, func(a, b Gate) int { return gateOrder(a.Kind) - gateOrder(b.Kind) })
 	for _, g := range j.gates {
 		if g.Verdict == Pass {
 			continue
@@ -73,6 +75,9 @@ func judge(f facts) judgement {
 	}
 	return j
 }
+
+// gateOrder is the order in which people want to know.
+func gateOrder(kind string) int { return slices.Index([]string{"audit", "slo", "validity"}, kind) }
 
 func (j *judgement) gate(g Gate, broken Verdict, holds bool, format string, args ...any) {
 	g.Verdict = Pass

@@ -187,6 +187,9 @@ func (s *sheet) grid(p *plot.Plot) {
 				continue
 			}
 			y := ty(t.Value)
+			if y > s.Max.Y-13 {
+				continue // the names of the phases are there
+			}
 			s.StrokeLines(s.line(Grid, 0.7), []vg.Point{{X: s.Min.X, Y: y}, {X: s.Max.X, Y: y}})
 		}
 	})
