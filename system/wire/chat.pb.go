@@ -536,7 +536,7 @@ func (x *Sync) GetInboxSeq() uint64 {
 // Send asks the server to accept a message. Exactly one of user and group is set.
 type Send struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Chosen by the client, unique for (user, device); a retry repeats it.
+	// Chosen by the client, not 0, unique for (user, device); a retry repeats it.
 	ClientMsgId uint64 `protobuf:"varint,1,opt,name=client_msg_id,json=clientMsgId,proto3" json:"client_msg_id,omitempty"`
 	User        uint64 `protobuf:"fixed64,2,opt,name=user,proto3" json:"user,omitempty"`
 	Group       uint64 `protobuf:"fixed64,3,opt,name=group,proto3" json:"group,omitempty"`
