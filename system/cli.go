@@ -3,7 +3,6 @@ package system
 import (
 	"context"
 	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +13,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"throng/system/wire"
 )
 
 // Exit codes of Main.
@@ -276,9 +277,9 @@ func keptKey(path string) (string, error) {
 	if !errors.Is(err, os.ErrNotExist) {
 		return "", fmt.Errorf("key: %w", err)
 	}
-	raw := make([]byte, MinKeyBytes)
+	raw := make(wire.Key, wire.MinKeyBytes)
 	rand.Read(raw) // never fails
-	key := base64.StdEncoding.EncodeToString(raw)
+	key := raw.String()
 	if err := os.WriteFile(path, []byte(key), 0o600); err != nil {
 		return "", fmt.Errorf("key: %w", err)
 	}

@@ -2,6 +2,7 @@ package system_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -85,8 +86,7 @@ func (d *device) connect() {
 	d.cancel, d.done = cancel, make(chan struct{})
 	go func(done chan struct{}) {
 		defer close(done)
-		for ctx.Err() == nil {
-			d.session(ctx)
+		for ctx.Err() == nil && d.session(ctx) {
 			pause := time.NewTimer(time.Duration(20+rand.IntN(60)) * time.Millisecond)
 			select {
 			case <-ctx.Done():
@@ -104,15 +104,15 @@ func (d *device) hangUp() {
 	<-d.done
 }
 
-// session is one connection.
-func (d *device) session(ctx context.Context) {
+// session is one connection. It reports whether another one may follow.
+func (d *device) session(ctx context.Context) (again bool) {
 	dialer := websocket.Dialer{HandshakeTimeout: 3 * time.Second, Subprotocols: []string{wire.SubprotocolProto}}
 	ws, resp, err := dialer.DialContext(ctx, "ws://"+d.gateways[rand.IntN(len(d.gateways))]+wire.Path, http.Header{"Authorization": {"Bearer " + d.token}})
 	if err != nil {
 		if resp != nil {
 			resp.Body.Close()
 		}
-		return
+		return true
 	}
 	stop := context.AfterFunc(ctx, func() { ws.Close() })
 	defer stop()
@@ -132,18 +132,21 @@ func (d *device) session(ctx context.Context) {
 	for {
 		_, data, err := ws.ReadMessage()
 		if err != nil {
+			again = true
 			d.update(func() {
 				d.ws = nil
-				if closed, ok := err.(*websocket.CloseError); ok {
+				var closed *websocket.CloseError
+				if errors.As(err, &closed) {
+					again = wire.CloseCode(closed.Code).Reconnect()
 					d.closes = append(d.closes, wire.CloseCode(closed.Code))
 				}
 			})
-			return
+			return again
 		}
 		f := &wire.Frame{}
 		if err := f.UnmarshalVT(data); err != nil {
 			d.t.Errorf("device %d.%d: frame: %v", d.user, d.number, err)
-			return
+			return false
 		}
 		d.update(func() { d.handle(f, &delivered) })
 	}

@@ -428,7 +428,7 @@ func (e *Embedded) describeChildren(topologyFile string) {
 		"--listen", broker, "--data", filepath.Join(e.data.path, "kafka"),
 		"--topic", topic, "--partitions", strconv.Itoa(e.cfg.Topology.Partitions))
 	infra(roleRedis, func(ctx context.Context) error { return probeRedis(ctx, e.sys.Redis.Addr) }, "--listen", e.sys.Redis.Addr)
-	infra(roleProvider, func(ctx context.Context) error { return e.probeHTTP(ctx, "http://"+e.providerAddr+"/healthz") },
+	infra(roleProvider, func(ctx context.Context) error { return e.probeHTTP(ctx, "http://"+e.providerAddr+"/stats") },
 		append([]string{"--listen", e.providerAddr}, e.cfg.ProviderArgs...)...)
 
 	role := func(r system.Role, debug []string) {

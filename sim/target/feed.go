@@ -2,10 +2,47 @@ package target
 
 import (
 	"context"
-	"errors"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"throng/sim/target/provider"
+	"throng/system/wire"
 )
 
-// Pushes reads the provider's feed.
+// Pushes reads the provider's feed. It returns nil when ctx is done. That f was
+// too slow for what came, or a line made no sense, is an error: evidence is
+// missing then.
 func (e *Embedded) Pushes(ctx context.Context, f func(Push)) error {
-	return errors.New("not yet")
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var broken error
+	err := provider.ReadFeed(ctx, e.sys.Provider.URL, nil, func(line provider.Push) {
+		if broken != nil {
+			return
+		}
+		push, err := pushOf(line)
+		if err != nil {
+			broken = err
+			cancel(err)
+			return
+		}
+		f(push)
+	})
+	if broken != nil {
+		return broken
+	}
+	return err
+}
+
+// pushOf reads a line of the feed.
+func pushOf(line provider.Push) (Push, error) {
+	if line.Lost > 0 {
+		return Push{}, fmt.Errorf("target: feed of pushes: %d were lost because they were not read in time", line.Lost)
+	}
+	id, err := hex.DecodeString(line.MessageID)
+	if err != nil || len(id) != len(wire.MessageID{}) {
+		return Push{}, fmt.Errorf("target: feed of pushes: message id %q", line.MessageID)
+	}
+	return Push{Token: line.Token, User: line.User, Device: line.Device, MessageID: wire.MessageID(id), At: time.UnixMicro(line.AtUnixUS)}, nil
 }

@@ -145,7 +145,8 @@ func (e *Embedded) Scrape(ctx context.Context) ([]history.CounterSample, error) 
 }
 
 // scrape returns the metrics of one debug port that a report uses: all of
-// throng_ but histograms, and the counters of process_.
+// throng_ but histograms, and the counters of process_ except
+// process_network_*, which count the whole machine.
 func (e *Embedded) scrape(ctx context.Context, addr string) (map[string]float64, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/metrics", nil)
 	if err != nil {
@@ -166,8 +167,9 @@ func (e *Embedded) scrape(ctx context.Context, addr string) (map[string]float64,
 	}
 	values := map[string]float64{}
 	for name, f := range families {
-		counter := f.GetType() == dto.MetricType_COUNTER
-		if !strings.HasPrefix(name, "throng_") && !(counter && strings.HasPrefix(name, "process_")) {
+		process := strings.HasPrefix(name, "process_") && !strings.HasPrefix(name, "process_network_") &&
+			f.GetType() == dto.MetricType_COUNTER
+		if !process && !strings.HasPrefix(name, "throng_") {
 			continue
 		}
 		for _, m := range f.Metric {

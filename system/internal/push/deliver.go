@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"strconv"
 	"sync"
 	"time"
@@ -71,7 +72,7 @@ func (p *Push) deliver(ctx context.Context, j *job) rpc.PushOutcome {
 		p.deadLetter(j, err.Error())
 		return rpc.PushOutcome_PUSH_OUTCOME_DEAD_LETTER
 	}
-	target := p.url.JoinPath("v1", "devices", j.req.Token).String()
+	target := p.url.JoinPath("v1", "devices", url.PathEscape(j.req.Token)).String()
 	for attempt := 1; ; {
 		if !p.bucket.take(ctx) || j.stream.ctx.Err() != nil {
 			return rpc.PushOutcome_PUSH_OUTCOME_UNSPECIFIED
