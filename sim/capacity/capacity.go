@@ -6,8 +6,8 @@
 // computed or assumed.
 //
 // It owns the planning assumptions (assume.go) and the arithmetic. It is pure:
-// no network, no clock, no goroutines; it may import sim/history and
-// sim/scenario only.
+// no network, no clock, no goroutines; it may import sim/history, sim/metrics
+// and sim/scenario only.
 package capacity
 
 import (
@@ -70,6 +70,7 @@ const (
 type Measure struct {
 	Value, Low, High Number
 	Blocks           int
+	warning          string // about the interval
 }
 
 func unmeasured() Measure { return Measure{Value: Unknown(), Low: Unknown(), High: Unknown()} }

@@ -20,6 +20,7 @@ func profile() Profile {
 func open(t *testing.T, o runtest.Options) *history.Run {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "run")
+	o.NoLatency = true
 	if err := runtest.Write(dir, o); err != nil {
 		t.Fatal(err)
 	}

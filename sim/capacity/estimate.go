@@ -150,6 +150,9 @@ func (b *builder) roles() {
 			b.caveat("No CPU samples of %s: no cores for it.", role)
 			continue
 		}
+		if d.warning != "" {
+			b.caveat("CPU of %s: %s.", role, d.warning)
+		}
 		cores := d.times(b.p.SendsPerS)
 		in := b.measured("cpu_per_send", d.times(1e6), "us")
 		b.add(role, "cpu_per_send", "us", Measured, "CPU of the role / accepted sends, gated phase", d.times(1e6))

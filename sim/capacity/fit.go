@@ -4,10 +4,12 @@ import (
 	"math"
 
 	"gonum.org/v1/gonum/stat/distuv"
+
+	"throng/sim/metrics"
 )
 
 // MinBlocks is the fewest time blocks that an interval is computed from.
-const MinBlocks = 5
+const MinBlocks = metrics.MinBlocks
 
 // tQuantile is the two-sided 95 % quantile of Student's t with n-1 degrees of
 // freedom.
@@ -15,31 +17,18 @@ func tQuantile(n int) float64 {
 	return distuv.StudentsT{Mu: 0, Sigma: 1, Nu: float64(n - 1)}.Quantile(0.975)
 }
 
-// ratio estimates sum(num)/sum(den) over time blocks with a 95 % t interval
-// from the residuals num - ratio x den (the ratio estimator of survey
-// sampling): blocks with more traffic weigh more, and a cost that follows the
-// traffic has a narrow interval whatever the traffic does.
+// ratio estimates sum(num)/sum(den) over time blocks with its 95 % interval:
+// blocks with more traffic weigh more, and a cost that follows the traffic has a
+// narrow interval whatever the traffic does.
 func ratio(num, den []float64) Measure {
-	n := len(num)
-	var sn, sd float64
-	for i := range num {
-		sn, sd = sn+num[i], sd+den[i]
-	}
-	if n == 0 || sd <= 0 {
+	ci := metrics.RatioOfBlocks(num, den, 0.95)
+	if math.IsNaN(ci.Value) || len(num) == 0 {
 		return unmeasured()
 	}
-	r := sn / sd
-	m := Measure{Value: Number(r), Low: Unknown(), High: Unknown(), Blocks: n}
-	if n < MinBlocks {
-		return m
+	m := Measure{Value: Number(ci.Value), Low: Unknown(), High: Unknown(), Blocks: len(num), warning: ci.Warning}
+	if ci.OK {
+		m.Low, m.High = Number(math.Max(0, ci.Low)), Number(ci.High)
 	}
-	ss := 0.0
-	for i := range num {
-		d := num[i] - r*den[i]
-		ss += d * d
-	}
-	half := tQuantile(n) * math.Sqrt(ss/float64(n*(n-1))) / (sd / float64(n))
-	m.Low, m.High = Number(math.Max(0, r-half)), Number(r+half)
 	return m
 }
 

@@ -236,6 +236,30 @@ func TestLossFails(t *testing.T) {
 	}
 }
 
+// TestEveryRoleIsInTheStack: CPU that is not drawn would be hidden.
+func TestEveryRoleIsInTheStack(t *testing.T) {
+	run, err := history.Open(recorded(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := evaluate(run, readTerms(&run.Manifest))
+	p := &plotter{run: run, r: r, spans: timeSpans(run, r.spec)}
+	drawn := 0.0
+	for _, l := range p.layers() {
+		for _, q := range l.Points {
+			drawn += q.Y
+		}
+	}
+	used := 0.0
+	for _, role := range run.RoleNames() {
+		cpu, _ := run.RoleCPU(role, p.spans[0].Start, p.spans[len(p.spans)-1].End)
+		used += cpu
+	}
+	if drawn < used*0.99 || drawn > used*1.01 {
+		t.Errorf("%.3f CPU-seconds are drawn, %.3f were used", drawn, used)
+	}
+}
+
 func TestJUnit(t *testing.T) {
 	r := judged(t, brief(t, func(o *runtest.Options) {
 		o.Edit = func(_ *history.Manifest, a *history.Audit) bool { a.Duplicated, a.Unproved = 1, 2; return true }

@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -11,6 +12,7 @@ import (
 
 	"throng/sim/capacity"
 	"throng/sim/history"
+	"throng/sim/metrics"
 )
 
 // evaluate makes the result of a run without its plots' file names.
@@ -161,7 +163,8 @@ func latency(h *hdrhistogram.Histogram, blocks int) Latency {
 		}
 		return Number(float64(h.ValueAtQuantile(p)) / 1000)
 	}
-	l := Latency{Count: n, P50: q(50, minP50), P90: q(90, minP90), P99: q(99, minP99), P999: capacity.Unknown(), Max: capacity.Unknown()}
+	l := Latency{Count: n, P50: q(50, minP50), P90: q(90, minP90), P99: q(99, minP99), P999: capacity.Unknown(), Max: capacity.Unknown(),
+		P99Low: capacity.Unknown(), P99High: capacity.Unknown()}
 	if blocks >= minBlocks {
 		l.P999 = q(99.9, minP999)
 	}
@@ -185,6 +188,25 @@ func (e *evaluator) latencyIn(kind string, p history.Phase) Latency {
 	return latency(h, blocks)
 }
 
+// bound adds the interval of p99 in the gated phase. The resampling is seeded by
+// the run, so that the report of a run is always the same.
+func (e *evaluator) bound(kind string, l *Latency) {
+	if !l.P99.Known() {
+		return
+	}
+	var hs []*hdrhistogram.Histogram
+	for _, b := range e.run.Blocks(kind, e.phase.Name, minBlocks) {
+		if b.Hist.TotalCount() > 0 {
+			hs = append(hs, b.Hist)
+		}
+	}
+	if len(hs) < metrics.MinBlocks {
+		return
+	}
+	ci := metrics.QuantileByBlocks(hs, 0.99, 0.95, metrics.Resamples, rand.New(rand.NewPCG(e.run.Manifest.Seed, 99)))
+	l.P99Low, l.P99High = Number(ci.Low/1000), Number(ci.High/1000)
+}
+
 func (r *Result) latencies(e *evaluator) {
 	if !e.gated {
 		r.Generator = Generator{LateMs: latency(history.NewHist(), 0), SpikeLateMs: latency(history.NewHist(), 0)}
@@ -206,7 +228,9 @@ func (r *Result) latencies(e *evaluator) {
 			f.Last = e.latencyIn(k, e.phase)
 			r.FanoutMs[class] = f
 		default:
-			r.LatencyMs[k] = e.latencyIn(k, e.phase)
+			l := e.latencyIn(k, e.phase)
+			e.bound(k, &l)
+			r.LatencyMs[k] = l
 		}
 	}
 	for c, f := range r.FanoutMs {

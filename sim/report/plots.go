@@ -53,8 +53,9 @@ func roleInk(role string) (string, figure.Ink) {
 	return "infrastructure", figure.Grey
 }
 
-func roleOrder() []string {
-	return []string{"gateway", "message", "fanout", "group", "inbox", "push", "infrastructure", "generator"}
+// layerOrder are the labels of roleInk from the bottom of the stack.
+func layerOrder() []string {
+	return []string{"gateway", "message", "fan-out", "group", "inbox", "push", "infrastructure", "generator"}
 }
 
 // figuresOf makes the figures of a run.
@@ -225,6 +226,15 @@ func (p *plotter) fanout() *figure.Figure {
 
 // cpu draws cores over time, in steps of the sampling.
 func (p *plotter) cpu() *figure.Figure {
+	alt := "Mean cores in the gated phase:"
+	for _, role := range p.run.RoleNames() {
+		alt += fmt.Sprintf(" %s %s;", role, num(p.r.Roles[role].SteadyCores))
+	}
+	return figure.CPU(p.spans, p.layers(), float64(max(1, p.r.Machine.Cores)), alt)
+}
+
+// layers are the cores of each second, roles of one label together.
+func (p *plotter) layers() []figure.Layer {
 	byLabel := map[string]*figure.Layer{}
 	var times []float64
 	for t := math.Ceil(p.spans[0].Start) + 1; t <= p.spans[len(p.spans)-1].End; t++ {
@@ -243,16 +253,12 @@ func (p *plotter) cpu() *figure.Figure {
 		}
 	}
 	var layers []figure.Layer
-	alt := "Mean cores in the gated phase:"
-	for _, label := range roleOrder() {
+	for _, label := range layerOrder() {
 		if l := byLabel[label]; l != nil {
 			layers = append(layers, *l)
 		}
 	}
-	for _, role := range p.run.RoleNames() {
-		alt += fmt.Sprintf(" %s %s;", role, num(p.r.Roles[role].SteadyCores))
-	}
-	return figure.CPU(p.spans, layers, float64(max(1, p.r.Machine.Cores)), alt)
+	return layers
 }
 
 func (p *plotter) tiers() *figure.Figure {

@@ -4,8 +4,8 @@
 // gates and all wording of results. Everything it writes depends on the folder
 // alone: building twice gives the same bytes.
 //
-// It may import sim/history, sim/scenario, sim/capacity and its own figure
-// package; it has no network and no clock.
+// It may import sim/history, sim/scenario, sim/metrics, sim/capacity and its own
+// figure package; it has no network and no clock.
 package report
 
 import (

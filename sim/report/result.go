@@ -116,6 +116,10 @@ type Latency struct {
 	P99   Number `json:"p99"`
 	P999  Number `json:"p999"`
 	Max   Number `json:"max"`
+	// P99Low and P99High are the 95 % interval of P99, by a bootstrap over ten
+	// time blocks; null where it is not computed.
+	P99Low  Number `json:"p99_low"`
+	P99High Number `json:"p99_high"`
 }
 
 // Fanout is when the first and the last online member of groups of a size class

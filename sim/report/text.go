@@ -19,10 +19,10 @@ type table struct {
 }
 
 func (r *Result) latencyTable() table {
-	t := table{Head: []string{"latency", "n", "p50", "p90", "p99", "p99.9", "max"}, Left: 1}
+	t := table{Head: []string{"latency", "n", "p50", "p90", "p99", "95% interval", "p99.9", "max"}, Left: 1}
 	add := func(name string, l Latency) {
 		if l.Count > 0 {
-			t.Rows = append(t.Rows, []string{name, count(l.Count), ms(l.P50), ms(l.P90), ms(l.P99), ms(l.P999), ms(l.Max)})
+			t.Rows = append(t.Rows, []string{name, count(l.Count), ms(l.P50), ms(l.P90), ms(l.P99), l.interval(), ms(l.P999), ms(l.Max)})
 		}
 	}
 	for _, k := range kindNames() {
@@ -31,6 +31,13 @@ func (r *Result) latencyTable() table {
 	add("generator lateness", r.Generator.LateMs)
 	add("generator lateness, spike", r.Generator.SpikeLateMs)
 	return t
+}
+
+func (l Latency) interval() string {
+	if !l.P99Low.Known() || !l.P99High.Known() {
+		return ""
+	}
+	return shared(ms(l.P99Low), ms(l.P99High), " to ")
 }
 
 func (r *Result) fanoutTable() table {

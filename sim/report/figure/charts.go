@@ -452,7 +452,9 @@ func (s *sheet) bars(p *plot.Plot, bars []Bar) {
 			end = max(end, hi)
 		}
 		if !s.layout.narrow {
-			s.FillText(note, vg.Point{X: end + 6, Y: y - note.Font.Size*0.35}, b.Note)
+			at := vg.Point{X: end + 6, Y: y - note.Font.Size*0.35}
+			s.rect(Back, vg.Rectangle{Min: vg.Point{X: at.X - 2, Y: at.Y - 3}, Max: vg.Point{X: at.X + note.Width(b.Note) + 2, Y: at.Y + note.Font.Size}})
+			s.FillText(note, at, b.Note)
 		}
 	}
 }

@@ -27,6 +27,7 @@ type Options struct {
 	LateUs       float64 // median lateness of the generator; 150
 	Users        int64
 	NoNoise      bool // CPU follows the costs exactly
+	NoLatency    bool // no histograms, for who does not read them
 	ScrapeEveryS float64
 	Cost         Cost
 	// Edit changes the manifest and the audit before they are written; audit may
@@ -353,6 +354,9 @@ func (s *state) latencies(t float64, p history.Phase, sends, live, opens float64
 			}
 		}
 		return s.w.Interval(history.Interval{Kind: kind, Start: t - 1, End: t, Hist: h})
+	}
+	if s.o.NoLatency {
+		return nil
 	}
 	if !p.Load {
 		if p.Name == "proof" {
