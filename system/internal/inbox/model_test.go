@@ -1,0 +1,398 @@
+package inbox_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"throng/system/internal/inbox"
+	"throng/system/internal/inbox/inboxtest"
+	"throng/system/wire"
+)
+
+// The model: senders who send everything unanswered again, in order, after a
+// restart; devices whose application drops what it has by message id; gateways
+// and connections that come and go; a store that fails. Whatever happens, each
+// device gets each accepted message once, in the order of its sender's
+// conversation, and nobody else's.
+
+const (
+	modelUsers    = 3
+	modelGateways = 2
+)
+
+// conversation is a sender's ordered path to users.
+type conversation struct {
+	from       inbox.Key
+	group      uint64
+	to         []uint64
+	next       uint64
+	unanswered []uint64 // seqs handed to the owner
+	items      map[*inbox.Item]uint64
+}
+
+// phone is a device's application with its connection.
+type phone struct {
+	key       inbox.Key
+	gateway   uint64
+	conn      uint64 // 0: not connected
+	pipe      []inbox.Outbound
+	processed uint64 // deliveries processed on this connection
+	inboxSeq  uint64
+	seen      map[wire.MessageID]bool
+	last      map[[2]uint64]uint64 // by sender and group: the newest seq
+	current   bool
+}
+
+type model struct {
+	t        *rapid.T
+	m        *machine
+	convs    []*conversation
+	phones   []*phone
+	nextConn uint64
+	gateway  [modelGateways]uint64
+	nextGW   uint64
+
+	users  []uint64
+	events []func(*inbox.Core)
+	after  []func()
+}
+
+func newModel(t *rapid.T) *model {
+	lim := inbox.Limits{InFlight: 3, PageRows: 2, PageBytes: 100, Users: 2, AckTimeout: 2 * time.Second}
+	x := &model{t: t, m: newMachine(lim)}
+	for i := range x.gateway {
+		x.nextGW++
+		x.gateway[i] = x.nextGW
+	}
+	for u := range uint64(modelUsers) {
+		for d := range uint32(1 + u%2) {
+			k := inbox.Key{User: u + 1, Device: d}
+			x.phones = append(x.phones, &phone{key: k, seen: map[wire.MessageID]bool{}, last: map[[2]uint64]uint64{}})
+			x.events = append(x.events, func(c *inbox.Core) { c.Provision([]inbox.Registration{{Key: k, Token: fmt.Sprint(k)}}) })
+		}
+	}
+	x.turn(false)
+	for from := range uint64(2) {
+		k := inbox.Key{User: 100 + from}
+		x.convs = append(x.convs,
+			&conversation{from: k, to: []uint64{1}},
+			&conversation{from: k, to: []uint64{2}},
+			&conversation{from: k, group: 9, to: []uint64{1, 2, 3}},
+			&conversation{from: k, group: 8 + from*3, to: []uint64{2, 3}})
+	}
+	for _, c := range x.convs {
+		c.items = map[*inbox.Item]uint64{}
+	}
+	return x
+}
+
+// append hands seq to the owner in this turn.
+func (x *model) append(c *conversation, seq uint64) {
+	it := item(c.group, c.from, seq, fmt.Sprintf("%d of %d in %d: %0*d", seq, c.from.User, c.group, 20*int(seq%5), 0), c.to...)
+	c.items[it] = seq
+	x.users = append(x.users, c.to...)
+	x.events = append(x.events, func(core *inbox.Core) { core.Append(it) })
+}
+
+func (x *model) send() {
+	c := x.convs[rapid.IntRange(0, len(x.convs)-1).Draw(x.t, "conversation")]
+	if len(c.unanswered) >= 8 {
+		return
+	}
+	c.next++
+	c.unanswered = append(c.unanswered, c.next)
+	x.append(c, c.next)
+}
+
+func (x *model) phone(connected bool) *phone {
+	var some []*phone
+	for _, p := range x.phones {
+		if (p.conn != 0) == connected {
+			some = append(some, p)
+		}
+	}
+	if len(some) == 0 {
+		return nil
+	}
+	return some[rapid.IntRange(0, len(some)-1).Draw(x.t, "phone")]
+}
+
+func (x *model) open(p *phone) {
+	x.nextConn++
+	p.gateway = x.gateway[rapid.IntRange(0, modelGateways-1).Draw(x.t, "gateway")]
+	p.conn, p.pipe, p.processed, p.current = x.nextConn, nil, 0, false
+	have := p.inboxSeq
+	if rapid.IntRange(0, 4).Draw(x.t, "forgetful") == 0 {
+		have = 0
+	}
+	g, conn := p.gateway, p.conn
+	x.users = append(x.users, p.key.User)
+	x.events = append(x.events, func(c *inbox.Core) { c.Open(g, conn, p.key.User, p.key.Device, have) })
+}
+
+// process lets the application take frames from its connection.
+func (x *model) process(p *phone, n int) {
+	for ; n > 0 && len(p.pipe) > 0; n-- {
+		o := p.pipe[0]
+		p.pipe = p.pipe[1:]
+		f := new(wire.Frame)
+		if err := f.UnmarshalVT(o.Frame); err != nil {
+			x.t.Fatalf("frame: %v", err)
+		}
+		switch {
+		case f.GetCurrent() != nil:
+			if got := f.GetCurrent().Delivered; got != p.processed {
+				x.t.Fatalf("%v: current after %d deliveries, has %d", p.key, got, p.processed)
+			}
+		case f.GetDeliver() != nil:
+			x.deliver(p, f.GetDeliver())
+		}
+	}
+}
+
+func (x *model) deliver(p *phone, d *wire.Deliver) {
+	p.processed++
+	p.inboxSeq = max(p.inboxSeq, d.InboxSeq)
+	id := wire.MessageID(d.MessageId)
+	if p.seen[id] {
+		return
+	}
+	p.seen[id] = true
+	if i := slices.IndexFunc(x.convs, func(c *conversation) bool {
+		return c.from.User == d.From && c.group == d.Group && slices.Contains(c.to, p.key.User)
+	}); i < 0 {
+		x.t.Fatalf("%v got a message of %d in %d", p.key, d.From, d.Group)
+	}
+	k := [2]uint64{d.From, d.Group}
+	if d.Seq != p.last[k]+1 {
+		x.t.Fatalf("%v got %d after %d of sender %d in %d", p.key, d.Seq, p.last[k], d.From, d.Group)
+	}
+	p.last[k] = d.Seq
+}
+
+// ack may be cut off by whatever happens in the same turn, or be lost.
+func (x *model) ack(p *phone) {
+	g, conn, upto := p.gateway, p.conn, p.processed
+	x.events = append(x.events, func(c *inbox.Core) { c.Ack(g, conn, p.key.User, upto) })
+}
+
+func (x *model) close(p *phone) {
+	g, conn := p.gateway, p.conn
+	p.conn = 0
+	x.events = append(x.events, func(c *inbox.Core) { c.Close(g, conn, p.key.User) })
+}
+
+func (x *model) gatewayLost() {
+	i := rapid.IntRange(0, modelGateways-1).Draw(x.t, "lost gateway")
+	old := x.gateway[i]
+	x.nextGW++
+	x.gateway[i] = x.nextGW
+	for _, p := range x.phones {
+		if p.conn != 0 && p.gateway == old {
+			p.conn = 0
+		}
+	}
+	x.events = append(x.events, func(c *inbox.Core) { c.GatewayLost(old) })
+}
+
+// restart is a kill of the owner: nobody is live, and senders send what is
+// unanswered again, in order.
+func (x *model) restart() {
+	x.m.restart()
+	x.users, x.events = nil, nil
+	for _, p := range x.phones {
+		p.conn = 0
+	}
+	for _, c := range x.convs {
+		clear(c.items)
+		for _, seq := range c.unanswered {
+			x.append(c, seq)
+		}
+	}
+}
+
+// turn runs what was gathered.
+func (x *model) turn(flush bool) {
+	eff, _, err := x.m.turn(x.users, flush, func(c *inbox.Core) {
+		for _, f := range x.events {
+			f(c)
+		}
+	})
+	x.users, x.events = nil, nil
+	if errors.Is(err, inboxtest.ErrInjected) {
+		x.restart()
+		x.turn(false)
+		return
+	}
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	for _, a := range eff.Answers {
+		x.answered(a)
+	}
+	for _, o := range eff.Frames {
+		for _, conn := range o.Conns {
+			x.frame(o, conn)
+		}
+	}
+}
+
+func (x *model) answered(a inbox.Answer) {
+	if a.Code != 0 {
+		x.t.Fatalf("%v: %v", a.Item.Ref, a.Code)
+	}
+	for _, c := range x.convs {
+		seq, ok := c.items[a.Item]
+		if !ok {
+			continue
+		}
+		delete(c.items, a.Item)
+		c.unanswered = slices.DeleteFunc(c.unanswered, func(s uint64) bool { return s == seq })
+		// Accepted: every device has it, or a row with it.
+		id := a.Item.Msg.ID
+		for _, p := range x.phones {
+			if slices.Contains(c.to, p.key.User) && !p.seen[id] &&
+				!slices.ContainsFunc(x.m.store.Rows(p.key), func(r inbox.Row) bool { return r.Message == id }) {
+				x.t.Fatalf("%v was answered, %v has neither it nor a row", a.Item.Ref, p.key)
+			}
+		}
+		return
+	}
+	x.t.Fatalf("an answer to nothing, or a second one: %v", a.Item.Ref)
+}
+
+func (x *model) frame(o inbox.Outbound, conn uint64) {
+	for _, p := range x.phones {
+		if p.conn != conn || p.gateway != o.Gateway {
+			continue
+		}
+		p.pipe = append(p.pipe, o)
+		if f := new(wire.Frame); !o.Deliver && f.UnmarshalVT(o.Frame) == nil && f.GetCurrent() != nil {
+			x.currentMeansEmpty(p)
+		}
+	}
+}
+
+// currentMeansEmpty: a device may be told that it is live only when its inbox
+// holds nothing that it has not got on this connection already (a direct
+// message that became live in the same turn, a deletion that waits).
+func (x *model) currentMeansEmpty(p *phone) {
+	x.after = append(x.after, func() {
+		sent := map[wire.MessageID]bool{}
+		for _, o := range p.pipe {
+			f := new(wire.Frame)
+			if f.UnmarshalVT(o.Frame) == nil && f.GetDeliver() != nil {
+				sent[wire.MessageID(f.GetDeliver().MessageId)] = true
+			}
+		}
+		for _, r := range x.m.store.Rows(p.key) {
+			if !p.seen[r.Message] && !sent[r.Message] {
+				x.t.Fatalf("%v is live with row %d in its inbox", p.key, r.Seq)
+			}
+		}
+	})
+}
+
+func (x *model) step() {
+	switch rapid.IntRange(0, 19).Draw(x.t, "event") {
+	case 0, 1, 2, 3, 4, 5:
+		x.send()
+	case 6, 7, 8:
+		if p := x.phone(false); p != nil {
+			x.open(p)
+		}
+	case 9, 10, 11, 12:
+		if p := x.phone(true); p != nil {
+			x.process(p, rapid.IntRange(1, 4).Draw(x.t, "frames"))
+			x.ack(p)
+		}
+	case 13:
+		if p := x.phone(true); p != nil {
+			x.process(p, 9) // and the acknowledgement is lost
+		}
+	case 14:
+		if p := x.phone(true); p != nil {
+			x.close(p)
+		}
+	case 15:
+		if p := x.phone(true); p != nil {
+			x.open(p) // replaces itself
+		}
+	case 16:
+		x.m.now = x.m.now.Add(time.Duration(rapid.IntRange(10, 2500).Draw(x.t, "ms")) * time.Millisecond)
+	case 17:
+		if rapid.Bool().Draw(x.t, "gateway") {
+			x.gatewayLost()
+		}
+	case 18:
+		if rapid.IntRange(0, 3).Draw(x.t, "kill") == 0 {
+			x.restart()
+		}
+	case 19:
+		x.m.store.FailBefore = rapid.IntRange(0, 3).Draw(x.t, "before") == 0
+		x.m.store.FailAfter = rapid.IntRange(0, 3).Draw(x.t, "after") == 0
+	}
+}
+
+// settle lets everybody connect, take and acknowledge everything.
+func (x *model) settle() {
+	x.m.store.FailBefore, x.m.store.FailAfter = false, false
+	for range 200 {
+		x.m.now = x.m.now.Add(500 * time.Millisecond)
+		busy := false
+		for _, p := range x.phones {
+			if p.conn == 0 {
+				x.open(p)
+				busy = true
+				continue
+			}
+			busy = busy || len(p.pipe) > 0
+			x.process(p, len(p.pipe))
+			x.ack(p)
+		}
+		x.turn(true)
+		if !busy {
+			break
+		}
+	}
+	for _, c := range x.convs {
+		if len(c.unanswered) > 0 {
+			x.t.Fatalf("unanswered in %d of %d: %v", c.group, c.from.User, c.unanswered)
+		}
+		for _, p := range x.phones {
+			if got := p.last[[2]uint64{c.from.User, c.group}]; slices.Contains(c.to, p.key.User) && got != c.next {
+				x.t.Fatalf("%v has %d of %d messages of %d in %d", p.key, got, c.next, c.from.User, c.group)
+			}
+		}
+	}
+	for _, p := range x.phones {
+		if rows := x.m.store.Rows(p.key); len(rows) > 0 {
+			x.t.Fatalf("%v is settled and has %d rows", p.key, len(rows))
+		}
+	}
+	if n := x.m.store.Bodies(); n > 0 {
+		x.t.Fatalf("%d bodies without a row", n)
+	}
+}
+
+func TestModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		x := newModel(t)
+		for range rapid.IntRange(1, 120).Draw(t, "turns") {
+			for range rapid.IntRange(1, 4).Draw(t, "events") {
+				x.step()
+			}
+			x.turn(rapid.IntRange(0, 3).Draw(t, "flush") == 0)
+			for _, f := range x.after {
+				f()
+			}
+			x.after = nil
+		}
+		x.settle()
+	})
+}
