@@ -114,17 +114,17 @@ func (c *child) start(s *spawner, exe string, onExit func(c *child, wanted bool,
 
 func (c *child) wait(cmd *exec.Cmd, exited chan struct{}, onExit func(*child, bool, error)) {
 	err := cmd.Wait()
+	if err == nil {
+		err = errors.New("exit status 0")
+	}
 	c.mu.Lock()
 	wanted := c.wanted
 	c.cmd, c.exitErr = nil, err
-	if c.exitErr == nil {
-		c.exitErr = errors.New("exit status 0")
-	}
 	c.restarts++
 	c.usedCPU += cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 	c.mu.Unlock()
 	close(exited)
-	onExit(c, wanted, c.exitErr)
+	onExit(c, wanted, err)
 }
 
 // kill ends the process with SIGKILL and waits for its end.
