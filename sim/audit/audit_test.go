@@ -395,3 +395,23 @@ func BenchmarkMemory(b *testing.B) {
 		}
 	}
 }
+
+// A message that moves up because one before it was refused is proved under
+// its new number, and stays in order.
+func TestRenumberAfterRefusal(t *testing.T) {
+	a := New(Config{})
+	sender, dev := Device{1, 0}, Device{2, 0}
+	msg := func(i int, seq uint64) Message {
+		return Message{ID: idNumber(i), Peer: 2, Sender: sender, Seq: seq, Addressees: []Device{dev}, Stratum: -1}
+	}
+	a.Written(msg(1, 1)).Refused()
+	h := a.Written(msg(2, 2))
+	h.Renumber(1)
+	h.Acknowledged()
+	m := msg(2, 1)
+	a.Delivered(dev, frame(&m, 0), Live, time.Second)
+	r := a.Report()
+	if r.Proved != 1 || r.Foreign != 0 || r.Reordered != 0 {
+		t.Errorf("proved %d, foreign %d, reordered %d; want 1, 0, 0", r.Proved, r.Foreign, r.Reordered)
+	}
+}

@@ -52,6 +52,15 @@ func (h Handle) OnlineAt(i int) {
 	h.rec.mark(i)
 }
 
+// Renumber tells that the message is not written under its first number but
+// under a lower one: those before it were refused and do not count.
+func (h Handle) Renumber(seq uint64) {
+	s := h.rec.stream.stripe
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h.rec.seq = seq
+}
+
 // Online says that a device was online when the message was to be sent. Call it
 // before the message is written, so that First and Last come out right. Devices
 // that are not among its addressees are left out, and those of users who are

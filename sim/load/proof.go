@@ -242,12 +242,13 @@ const pushGrace = 20 * time.Second
 // checkPush audits the push of a message that came out of an inbox: one that
 // lay there unacknowledged for longer than the push delay must have caused a
 // push, or been covered by a later one. The caller holds d.mu.
-func (e *Engine) checkPush(d *device, intended, now time.Duration) {
-	if d.key.Device != 0 || now-intended < seconds(e.spec.PushDelayS)+pushGrace {
+func (e *Engine) checkPush(d *device, m *wire.Deliver, now time.Duration) {
+	accepted := time.UnixMilli(m.AcceptedMs).Sub(e.start)
+	if d.key.Device != 0 || now-accepted < seconds(e.spec.PushDelayS)+pushGrace {
 		return
 	}
 	e.pushes.checked.Add(1)
-	if d.lastPush < intended {
+	if d.lastPush < accepted {
 		e.pushes.missing.Add(1)
 	}
 }

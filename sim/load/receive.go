@@ -17,7 +17,7 @@ func (e *Engine) deliver(d *device, m *wire.Deliver) {
 	fresh := d.accept(m)
 	class := e.classify(d, intended)
 	if fresh && ours && (class == audit.Drain || class == audit.Proof) {
-		e.checkPush(d, intended, now)
+		e.checkPush(d, m, now)
 	}
 	leaves := d.until
 	d.mu.Unlock()

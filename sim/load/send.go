@@ -285,6 +285,7 @@ func (e *Engine) refuse(d *device, o *outbox, m *outMsg) {
 		}
 		if u.seq > m.seq {
 			u.seq--
+			u.audit.Renumber(u.seq)
 		}
 		kept = append(kept, u)
 	}

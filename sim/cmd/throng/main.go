@@ -34,6 +34,10 @@ func main() {
 	// the harness needs no other file.
 	if len(args) > 0 {
 		switch args[0] {
+		case "chatd", "embedded":
+			_ = setNice(niceDefault) // the generator's is inherited
+		}
+		switch args[0] {
 		case "chatd":
 			os.Exit(system.Main(context.Background(), args[1:], os.Stdin, os.Stdout, os.Stderr))
 		case "embedded":

@@ -147,6 +147,9 @@ func (c *cli) runScenario(name string, f *runFlags) error {
 	if err := r.checkMachine(); err != nil {
 		return &codedError{exitUnavailable, err}
 	}
+	if err := setNice(niceGenerator); err != nil {
+		p.line("note: the generator runs at default priority, its lateness may be higher: %v", err)
+	}
 	r.start = time.Now()
 	if err := r.prepare(stack, reason); err != nil {
 		return &codedError{exitInternal, err}
