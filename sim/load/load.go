@@ -235,11 +235,11 @@ func (e *Engine) playPhases(ctx context.Context) []history.Phase {
 		e.play(ctx)
 	}()
 	for _, span := range e.sched.Phases {
-		if !span.Load {
-			continue
+		if span.Name == "settle" || span.End == span.Start {
+			continue // settle is the engine's own, and a phase may be left out
 		}
 		p := history.Phase{Name: span.Name, Start: (e.loadStart + span.Start).Seconds(),
-			BudgetS: (span.End - span.Start).Seconds(), Load: true, Gated: span.Gated}
+			BudgetS: (span.End - span.Start).Seconds(), Load: span.Load, Gated: span.Gated}
 		e.setPhase(span.Name)
 		e.backlog.Store(span.Name == "ramp" || span.Name == "backlog")
 		select {
