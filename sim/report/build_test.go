@@ -223,6 +223,14 @@ func TestEveryVerdictHasAPage(t *testing.T) {
 	}
 }
 
+// TestNoPlanFromAFailingSystem: what is used without doing the work is no cost.
+func TestNoPlanFromAFailingSystem(t *testing.T) {
+	r := judged(t, brief(t, func(o *runtest.Options) { o.Row = func(s *history.Second) { s.Accepted /= 3 } }))
+	if r.Estimate.NotUsable == "" || len(r.Capacity) > 0 {
+		t.Errorf("a plan of %d rows", len(r.Capacity))
+	}
+}
+
 func TestLossFails(t *testing.T) {
 	r := judged(t, brief(t, func(o *runtest.Options) {
 		o.Edit = func(_ *history.Manifest, a *history.Audit) bool {

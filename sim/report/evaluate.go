@@ -41,7 +41,7 @@ func evaluate(run *history.Run, t *terms) *Result {
 	j := judge(f)
 	r.Verdict, r.Gates = j.verdict, j.gates
 	r.Reasons = append(r.Reasons, j.reasons...)
-	r.Estimate = capacity.FromRun(run, t.full, planProblem(t, j))
+	r.Estimate = capacity.FromRun(run, t.full, planProblem(t, f, j))
 	r.Capacity = append(r.Capacity, r.Estimate.Rows...)
 	r.OfflineRate = r.Estimate.OfflineShare
 	r.roles(e)
@@ -51,12 +51,15 @@ func evaluate(run *history.Run, t *terms) *Result {
 }
 
 // planProblem is why a run may not be used for a plan.
-func planProblem(t *terms, j judgement) string {
+func planProblem(t *terms, f facts, j judgement) string {
 	if t.problem != "" {
 		return t.problem
 	}
 	if j.generatorLimit != "" {
 		return "the generator was the limit: " + j.generatorLimit
+	}
+	if f.offered > 0 && float64(f.accepted) < 0.95*float64(f.offered) {
+		return fmt.Sprintf("only %s of the offered sends were accepted in the gated phase: what a failing system uses is not what the work costs", percent(float64(f.accepted)/float64(f.offered)))
 	}
 	return ""
 }
@@ -122,7 +125,7 @@ func (e *evaluator) facts() facts {
 		return f
 	}
 	sum, _ := e.run.Sum(e.phase.Start, e.phase.End)
-	f.offered, f.written, f.logins, f.unstarted = sum.Offered, sum.Written, sum.Logins, sum.Unstarted
+	f.offered, f.accepted, f.written, f.logins, f.unstarted, f.held = sum.Offered, sum.Accepted, sum.Written, sum.Logins, sum.Unstarted, sum.Held
 	f.connected = e.mean(func(s history.Second) int64 { return s.Connected })
 	all, _ := e.run.Sum(math.Inf(-1), math.Inf(1))
 	f.deliveries = all.Live + all.Drained + all.Transition + all.Proof
