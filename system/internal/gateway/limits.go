@@ -20,7 +20,8 @@ type Limits struct {
 	// IdleTimeout closes a connection without a byte from the client; a ping
 	// goes out when two fifths of it are over. [wire.IdleTimeout]
 	IdleTimeout time.Duration
-	// WriteTimeout is how long a socket may take nothing at all. [10 s]
+	// WriteTimeout is how long a socket that is full may take for the next 64
+	// KiB of its backlog. [10 s]
 	WriteTimeout time.Duration
 	// PendingBytes bounds what waits for one socket that takes no more; above
 	// it the connection is closed as a slow consumer. [256 KiB]
