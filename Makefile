@@ -141,6 +141,16 @@ proto-tools: ## Installs what `make proto` needs into bin/tools
 	GOBIN="$(CURDIR)/bin/tools" $(GO) install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
 	GOBIN="$(CURDIR)/bin/tools" $(GO) install github.com/planetscale/vtprotobuf/cmd/protoc-gen-go-vtproto@v0.6.1-0.20240319094008-0393e58bdf10
 
+# What the containers target needs. THRONG_IMAGE_KAFKA, _MYSQL and _REDIS name
+# other images.
+.PHONY: docker
+docker: ## Makes sure that a Docker daemon answers (root on Debian: installs and starts it)
+	@system/deploy/docker.sh
+
+.PHONY: images
+images: docker ## Builds the images of Kafka, MySQL and Redis, without an image registry
+	@system/deploy/images/build.sh
+
 .PHONY: clean
 clean: ## Removes bin/; run folders under reports/runs/ stay
 	rm -rf bin
