@@ -79,14 +79,17 @@ func timeSpans(run *history.Run, t *terms) []figure.Span {
 		if p.End <= p.Start || !(p.Load || len(out) > 0 && p.Name == "settle") {
 			continue
 		}
-		name := p.Name
+		name, end := p.Name, p.End
+		if !p.Load { // settling may take long; a little of it is enough
+			end = math.Min(end, p.Start+math.Max(5, 0.12*(p.Start-out[0].Start)))
+		}
 		if p.Gated {
 			name += " (gated)"
 		}
 		if p.Name == "spike" && t.spec.Phases.SpikeFactor > 0 {
 			name += fmt.Sprintf(" %s×", figures(t.spec.Phases.SpikeFactor))
 		}
-		out = append(out, figure.Span{Name: name, Start: p.Start, End: p.End, Gated: p.Gated})
+		out = append(out, figure.Span{Name: name, Start: p.Start, End: end, Gated: p.Gated})
 	}
 	if len(out) == 0 {
 		end := 1.0

@@ -32,7 +32,7 @@ type facts struct {
 
 	sent, deliver, direct, group, drain, login, late quantile // p99 of the gated phase
 
-	offered, written           int64 // sends of the gated phase
+	offered, written, accepted int64 // sends of the gated phase
 	logins                     int64
 	unstarted                  int64   // given up
 	held                       int64   // at most, waiting for the system

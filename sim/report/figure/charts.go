@@ -31,6 +31,10 @@ func Spectrum(curves []Curve, alt string) *Figure {
 		f.keys = append(f.keys, key{label: c.Label, ink: c.Ink})
 	}
 	f.draw = func(s *sheet) error {
+		if len(curves) == 0 {
+			s.nothing()
+			return nil
+		}
 		p := s.plot()
 		xmax, lo, hi := 2.0, math.Inf(1), math.Inf(-1)
 		for _, c := range curves {
@@ -254,6 +258,10 @@ func FanOut(classes []Class, alt string) *Figure {
 		Subtitle: "Milliseconds from the intended send time until the first and last online member had it (log scale).",
 		keys:     []key{{"first, p50", Blue, markDot}, {"first, p99", Blue, markRing}, {"last, p50", Vermilion, markDot}, {"last, p99", Vermilion, markRing}}}
 	f.draw = func(s *sheet) error {
+		if len(classes) == 0 {
+			s.nothing()
+			return nil
+		}
 		p := s.plot()
 		lo, hi := math.Inf(1), math.Inf(-1)
 		for _, c := range classes {
@@ -398,6 +406,10 @@ type Bar struct {
 func Tiers(title, subtitle, axis string, bars []Bar, alt string) *Figure {
 	f := &Figure{Name: "capacity", Title: title, Subtitle: subtitle, Alt: alt, height: 0.45 + 0.09*float64(len(bars))}
 	f.draw = func(s *sheet) error {
+		if len(bars) == 0 {
+			s.nothing()
+			return nil
+		}
 		p := s.plot()
 		hi := 0.0
 		for _, b := range bars {

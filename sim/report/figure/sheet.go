@@ -88,6 +88,13 @@ func (s *sheet) header(title, subtitle string, keys []key) {
 	s.Max.Y = y - 3
 }
 
+// nothing says that there is no data, in place of a plot.
+func (s *sheet) nothing() {
+	st := s.style(Muted, sizeLegend, false)
+	txt := "nothing was measured"
+	s.FillText(st, vg.Point{X: (s.Min.X+s.Max.X)/2 - st.Width(txt)/2, Y: (s.Min.Y + s.Max.Y) / 2}, txt)
+}
+
 // legend draws the keys in rows from y down and returns where it ended.
 func (s *sheet) legend(keys []key, y vg.Length) vg.Length {
 	if len(keys) == 0 {
