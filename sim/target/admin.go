@@ -23,14 +23,42 @@ const (
 	adminTries     = 3
 )
 
+// Admin is what the operator of a deployment does to it over the network, for
+// every kind of target. Methods can be called from several goroutines.
+type Admin struct {
+	HTTP *http.Client
+	Key  wire.Key
+	URL  string // of the provisioning API of a group instance, without the path
+}
+
+// Token returns a token that is good for a day.
+func (a *Admin) Token(user uint64, device uint32) (string, error) {
+	return a.Key.Sign(wire.Claims{User: user, Device: device, Expires: time.Now().Add(tokenLife)})
+}
+
 // Token returns a token that is good for a day.
 func (e *Embedded) Token(user uint64, device uint32) (string, error) {
-	return e.cfg.Key.Sign(wire.Claims{User: user, Device: device, Expires: time.Now().Add(tokenLife)})
+	return e.operator().Token(user, device)
 }
 
 // Provision sends what next yields to the first group instance, about 1 MiB a
 // request. A request that fails is repeated: provisioning twice is harmless.
 func (e *Embedded) Provision(ctx context.Context, next func() (*wire.Provision, error)) (*wire.ProvisionResult, error) {
+	return e.operator().Provision(ctx, next)
+}
+
+// ChangeMembers returns when the change is in the group's log.
+func (e *Embedded) ChangeMembers(ctx context.Context, change *wire.MembershipChange) (*wire.MembershipResult, error) {
+	return e.operator().ChangeMembers(ctx, change)
+}
+
+func (e *Embedded) operator() *Admin {
+	return &Admin{HTTP: e.http, Key: e.cfg.Key, URL: "http://" + e.sys.Groups[0].HTTP}
+}
+
+// Provision sends what next yields, about 1 MiB a request. A request that fails
+// is repeated: provisioning twice is harmless.
+func (a *Admin) Provision(ctx context.Context, next func() (*wire.Provision, error)) (*wire.ProvisionResult, error) {
 	total := &wire.ProvisionResult{}
 	var body []byte
 	for ended := false; !ended; {
@@ -51,7 +79,7 @@ func (e *Embedded) Provision(ctx context.Context, next func() (*wire.Provision, 
 			continue
 		}
 		res := &wire.ProvisionResult{}
-		if err := e.admin(ctx, "/admin/v1/provision", body, res); err != nil {
+		if err := a.admin(ctx, "/admin/v1/provision", body, res); err != nil {
 			return nil, err
 		}
 		total.Users += res.Users
@@ -62,27 +90,27 @@ func (e *Embedded) Provision(ctx context.Context, next func() (*wire.Provision, 
 }
 
 // ChangeMembers returns when the change is in the group's log.
-func (e *Embedded) ChangeMembers(ctx context.Context, change *wire.MembershipChange) (*wire.MembershipResult, error) {
+func (a *Admin) ChangeMembers(ctx context.Context, change *wire.MembershipChange) (*wire.MembershipResult, error) {
 	body, err := change.MarshalVT()
 	if err != nil {
 		return nil, fmt.Errorf("target: change members: %w", err)
 	}
 	res := &wire.MembershipResult{}
-	if err := e.admin(ctx, "/admin/v1/members", body, res); err != nil {
+	if err := a.admin(ctx, "/admin/v1/members", body, res); err != nil {
 		return nil, err
 	}
 	return res, nil
 }
 
 // admin posts body to the provisioning API until it is answered.
-func (e *Embedded) admin(ctx context.Context, path string, body []byte, into interface{ UnmarshalVT([]byte) error }) error {
-	token, err := e.cfg.Key.Sign(wire.Claims{Admin: true, Expires: time.Now().Add(tokenLife)})
+func (a *Admin) admin(ctx context.Context, path string, body []byte, into interface{ UnmarshalVT([]byte) error }) error {
+	token, err := a.Key.Sign(wire.Claims{Admin: true, Expires: time.Now().Add(tokenLife)})
 	if err != nil {
 		return fmt.Errorf("target: admin token: %w", err)
 	}
-	url := "http://" + e.sys.Groups[0].HTTP + path
+	url := a.URL + path
 	for try := 1; ; try++ {
-		answer, retry, err := e.post(ctx, url, token, body)
+		answer, retry, err := a.post(ctx, url, token, body)
 		if err == nil {
 			if err := into.UnmarshalVT(answer); err != nil {
 				return fmt.Errorf("target: answer of %s: %w", path, err)
@@ -101,7 +129,7 @@ func (e *Embedded) admin(ctx context.Context, path string, body []byte, into int
 }
 
 // post makes one request. retry says whether another can succeed.
-func (e *Embedded) post(ctx context.Context, url, token string, body []byte) (answer []byte, retry bool, err error) {
+func (a *Admin) post(ctx context.Context, url, token string, body []byte) (answer []byte, retry bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
@@ -110,7 +138,7 @@ func (e *Embedded) post(ctx context.Context, url, token string, body []byte) (an
 	}
 	req.Header.Set("Content-Type", "application/x-protobuf")
 	req.Header.Set("Authorization", "Bearer "+token)
-	resp, err := e.http.Do(req)
+	resp, err := a.HTTP.Do(req)
 	if err != nil {
 		return nil, true, err
 	}

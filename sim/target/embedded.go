@@ -427,7 +427,7 @@ func (e *Embedded) describeChildren(topologyFile string) {
 	infra(roleKafka, func(ctx context.Context) error { return probeKafka(ctx, broker, topic, e.cfg.Topology.Partitions) },
 		"--listen", broker, "--data", filepath.Join(e.data.path, "kafka"),
 		"--topic", topic, "--partitions", strconv.Itoa(e.cfg.Topology.Partitions))
-	infra(roleRedis, func(ctx context.Context) error { return probeRedis(ctx, e.sys.Redis.Addr) }, "--listen", e.sys.Redis.Addr)
+	infra(roleRedis, func(ctx context.Context) error { return ProbeRedis(ctx, e.sys.Redis.Addr) }, "--listen", e.sys.Redis.Addr)
 	infra(roleProvider, func(ctx context.Context) error { return e.probeHTTP(ctx, "http://"+e.providerAddr+"/stats") },
 		append([]string{"--listen", e.providerAddr}, e.cfg.ProviderArgs...)...)
 
@@ -470,8 +470,8 @@ func (e *Embedded) add(c *child) {
 	e.children = append(e.children, c)
 }
 
-// probeRedis sends PING.
-func probeRedis(ctx context.Context, addr string) error {
+// ProbeRedis sends PING.
+func ProbeRedis(ctx context.Context, addr string) error {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {

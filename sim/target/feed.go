@@ -10,14 +10,19 @@ import (
 	"throng/system/wire"
 )
 
-// Pushes reads the provider's feed. It returns nil when ctx is done. That f was
+// Pushes reads the provider's feed; see ReadPushes.
+func (e *Embedded) Pushes(ctx context.Context, f func(Push)) error {
+	return ReadPushes(ctx, e.sys.Provider.URL, f)
+}
+
+// ReadPushes reads the feed of the provider at url. It returns nil when ctx is done. That f was
 // too slow for what came, or a line made no sense, is an error: evidence is
 // missing then.
-func (e *Embedded) Pushes(ctx context.Context, f func(Push)) error {
+func ReadPushes(ctx context.Context, url string, f func(Push)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var broken error
-	err := provider.ReadFeed(ctx, e.sys.Provider.URL, nil, func(line provider.Push) {
+	err := provider.ReadFeed(ctx, url, nil, func(line provider.Push) {
 		if broken != nil {
 			return
 		}

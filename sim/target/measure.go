@@ -26,15 +26,17 @@ const (
 	maxErrorBody  = 4 << 10
 )
 
-// probeHTTP returns nil when url answers 200, else what it says.
-func (e *Embedded) probeHTTP(ctx context.Context, url string) error {
+func (e *Embedded) probeHTTP(ctx context.Context, url string) error { return ProbeHTTP(ctx, e.http, url) }
+
+// ProbeHTTP returns nil when url answers 200, else what it says.
+func ProbeHTTP(ctx context.Context, c *http.Client, url string) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
 	}
-	resp, err := e.http.Do(req)
+	resp, err := c.Do(req)
 	if err != nil {
 		return err
 	}
@@ -128,7 +130,7 @@ func (e *Embedded) Scrape(ctx context.Context) ([]history.CounterSample, error) 
 			c.mu.Lock()
 			restart := c.restarts
 			c.mu.Unlock()
-			values, err := e.scrape(ctx, c.debug)
+			values, err := ScrapeMetrics(ctx, e.http, c.debug)
 			if err != nil {
 				return // it is down or just starting: there is nothing to say about it
 			}
@@ -144,15 +146,15 @@ func (e *Embedded) Scrape(ctx context.Context) ([]history.CounterSample, error) 
 	return samples, nil
 }
 
-// scrape returns the metrics of one debug port that a report uses: all of
+// ScrapeMetrics returns the metrics of one debug port that a report uses: all of
 // throng_ but histograms, and the counters of process_ except
 // process_network_*, which count the whole machine.
-func (e *Embedded) scrape(ctx context.Context, addr string) (map[string]float64, error) {
+func ScrapeMetrics(ctx context.Context, c *http.Client, addr string) (map[string]float64, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/metrics", nil)
 	if err != nil {
 		return nil, fmt.Errorf("target: scrape %s: %w", addr, err)
 	}
-	resp, err := e.http.Do(req)
+	resp, err := c.Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("target: scrape %s: %w", addr, err)
 	}

@@ -16,6 +16,18 @@ const (
 	lastPort  = 31_000
 )
 
+// Ports is ports for the targets of other packages.
+type Ports struct{ p *ports }
+
+// NewPorts returns an allocator; Close ends its claims.
+func NewPorts() *Ports { return &Ports{newPorts()} }
+
+// Take returns a free TCP port of 127.0.0.1, claimed until Close.
+func (p *Ports) Take() (int, error) { return p.p.take() }
+
+// Close ends the claims.
+func (p *Ports) Close() { p.p.close() }
+
 // ports hands out TCP ports of 127.0.0.1 that nobody listens on. It holds the
 // UDP port of the same number for as long as it is open: nothing else of a
 // deployment uses UDP, so two harnesses that start at once never pick the same
