@@ -90,12 +90,16 @@ func (c *Consumer) Run(ctx context.Context, handle func(ctx context.Context, p *
 		return err
 	}
 	defer transport.CloseIdleConnections()
+	if !c.waitForTopic(ctx, cl) {
+		return nil
+	}
 	group, err := kafkago.NewConsumerGroup(kafkago.ConsumerGroupConfig{
 		ID: c.cfg.Group, Brokers: c.cfg.Brokers, Topics: []string{c.cfg.Topic},
 		GroupBalancers:    []kafkago.GroupBalancer{kafkago.RangeGroupBalancer{}},
 		HeartbeatInterval: c.cfg.Heartbeat, SessionTimeout: c.cfg.SessionTimeout,
 		RebalanceTimeout: c.cfg.SessionTimeout, JoinGroupBackoff: 200 * time.Millisecond,
 		StartOffset: kafkago.FirstOffset, Timeout: 3 * time.Second,
+		WatchPartitionChanges: true, PartitionWatchInterval: 5 * time.Second,
 	})
 	if err != nil {
 		return fmt.Errorf("kafka: consumer group %s: %w", c.cfg.Group, err)
@@ -122,6 +126,26 @@ func (c *Consumer) Run(ctx context.Context, handle func(ctx context.Context, p *
 			continue
 		}
 		c.generation(gen, cl, &loops, handle)
+	}
+}
+
+// waitForTopic waits until the topic has partitions: a group that is joined
+// before that assigns nothing, and stays so. It returns false when ctx ends.
+func (c *Consumer) waitForTopic(ctx context.Context, cl *kafkago.Client) bool {
+	for wait := (backoff{}); ; {
+		reqCtx, cancel := context.WithTimeout(ctx, 3*time.Second)
+		res, err := cl.Metadata(reqCtx, &kafkago.MetadataRequest{Topics: []string{c.cfg.Topic}})
+		cancel()
+		if err == nil {
+			for _, t := range res.Topics {
+				if t.Name == c.cfg.Topic && t.Error == nil && len(t.Partitions) > 0 {
+					return true
+				}
+			}
+		}
+		if !wait.sleep(ctx) {
+			return false
+		}
 	}
 }
 

@@ -266,7 +266,7 @@ func TestWaitsForTheBroker(t *testing.T) {
 		})
 	})
 	ensured := make(chan error, 1)
-	wg.Go(func() { ensured <- EnsureTopic(ctx, brokers, topic, 2, 1) })
+	ensure := func() { wg.Go(func() { ensured <- EnsureTopic(ctx, brokers, topic, 2, 1) }) }
 	expect := func(want string) {
 		t.Helper()
 		for {
@@ -282,6 +282,16 @@ func TestWaitsForTheBroker(t *testing.T) {
 	}
 
 	cluster := start()
+	// The consumer has time to find that there is no such topic yet.
+	seen := make(chan struct{})
+	var once sync.Once
+	cluster.ControlKey(int16(kmsg.Metadata), func(kmsg.Request) (kmsg.Response, error, bool) {
+		once.Do(func() { close(seen) })
+		return nil, nil, false
+	})
+	<-seen
+	<-time.After(100 * time.Millisecond)
+	ensure()
 	if err := <-ensured; err != nil {
 		t.Fatal(err)
 	}
