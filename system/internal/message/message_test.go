@@ -272,3 +272,15 @@ func TestPlantAckEarly(t *testing.T) {
 		t.Fatal("an unknown planted bug was taken")
 	}
 }
+
+// TestCheckFailsOver: any group instance can answer.
+func TestCheckFailsOver(t *testing.T) {
+	r := newRig(t, nil)
+	down, stop := serve(t, "", func(*grpc.Server) {})
+	stop()
+	r.cfg.Groups = []string{down, r.cfg.Groups[0], down}
+	g := r.start()
+	for group := uint64(1); group <= 20; group++ {
+		g.awaitSent(g.send(2, toGroup(group, 1)))
+	}
+}
