@@ -26,7 +26,9 @@ const (
 	maxErrorBody  = 4 << 10
 )
 
-func (e *Embedded) probeHTTP(ctx context.Context, url string) error { return ProbeHTTP(ctx, e.http, url) }
+func (e *Embedded) probeHTTP(ctx context.Context, url string) error {
+	return ProbeHTTP(ctx, e.http, url)
+}
 
 // ProbeHTTP returns nil when url answers 200, else what it says.
 func ProbeHTTP(ctx context.Context, c *http.Client, url string) error {
