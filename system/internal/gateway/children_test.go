@@ -96,6 +96,7 @@ func obey(round func(int), conns func() int) error {
 				return err
 			}
 			round(n)
+			continue // the clients see that it is done
 		}
 		fmt.Println(answer)
 	}
