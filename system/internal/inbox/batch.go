@@ -22,7 +22,16 @@ func (c *Core) Waiting() int {
 
 // TakeBatch hands over the batch, which must be committed before any event.
 func (c *Core) TakeBatch() *Batch {
+	if b := &c.batch; c.readsOnly && len(b.Rows)+len(b.Register)+len(b.TakeReceipts)+len(b.DeleteUpTo)+len(b.Marks) == 0 && len(b.Pages) > 0 {
+		// Nobody waits for a write: read the pages without a transaction, and
+		// let the deletions wait on.
+		pages := b.Pages
+		b.Pages = nil
+		return &Batch{Incarnation: c.incarnation, Pages: pages}
+	}
 	b := c.batch
+	c.generation++
+	c.readsOnly = true
 	b.Incarnation, b.Now = c.incarnation, c.now/int64(time.Second)
 	clear(c.bodies)
 	c.batch = Batch{}

@@ -111,12 +111,14 @@ type Core struct {
 	wheel    wheel
 	stats    Stats
 
-	batch  Batch
-	bodies map[uint64]int // index in batch.Bodies
-	paging []*session     // parallel to batch.Pages
-	taking []*device      // parallel to batch.TakeReceipts
-	flush  []*device      // receipts to send at the end of the turn
-	eff    Effects
+	batch      Batch
+	generation uint64         // of batch, from 1
+	readsOnly  bool           // no page in batch depends on its deletions
+	bodies     map[uint64]int // index in batch.Bodies
+	paging     []*session     // parallel to batch.Pages
+	taking     []*device      // parallel to batch.TakeReceipts
+	flush      []*device      // receipts to send at the end of the turn
+	eff        Effects
 
 	acked   map[ackKey]uint64 // receipts made by this turn
 	boxes   map[Key]*receiptBox
@@ -164,7 +166,8 @@ type device struct {
 	message [16]byte
 	session *session
 
-	receipts  bool // some are in the store
+	deleted   uint64 // the newest generation of the batch with a deletion of its rows
+	receipts  bool   // some are in the store
 	pushTimer bool
 	pushRef   uint64 // the push in flight, 0: none
 	pushSeq   uint64 // what the push in flight covers
@@ -238,7 +241,8 @@ func NewCore(lim Limits, incarnation uint64, now int64, owns func(user uint64) b
 	c := &Core{lim: lim, incarnation: incarnation, now: now, owns: owns, plant: drop,
 		// Above every seq of an earlier incarnation: incarnations are seconds
 		// or more apart in value, and no loop writes 2^28 rows a second.
-		seq:      incarnation << 28,
+		seq:        incarnation << 28,
+		generation: 1, readsOnly: true,
 		users:    make(map[uint64]*user),
 		gateways: make(map[uint64]map[*session]struct{}),
 		wheel:    newWheel(now),
@@ -544,5 +548,6 @@ func (c *Core) dropRow(d *device, seq, body uint64) {
 	} else {
 		c.batch.DeletePtr = append(c.batch.DeletePtr, seq)
 	}
+	d.deleted = c.generation
 	d.rows = max(d.rows-1, 0)
 }

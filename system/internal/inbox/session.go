@@ -32,6 +32,7 @@ func (c *Core) Open(gateway, conn, userID uint64, deviceID uint32, inboxSeq uint
 	all[s] = struct{}{}
 	if d.rows > 0 && inboxSeq >= d.oldest {
 		c.batch.DeleteUpTo = append(c.batch.DeleteUpTo, UpTo{Key: d.Key, Seq: min(inboxSeq, c.seq)})
+		d.deleted = c.generation
 	}
 	if d.rows == 0 {
 		c.stats.LoginsWithoutPage++
@@ -50,6 +51,9 @@ func (c *Core) next(s *session) {
 		return
 	}
 	s.loading = true
+	if s.dev.deleted == c.generation {
+		c.readsOnly = false // its deletions have to be done first
+	}
 	c.batch.Pages = append(c.batch.Pages, Page{Key: s.dev.Key, Limit: c.lim.PageRows})
 	c.paging = append(c.paging, s)
 }

@@ -23,7 +23,7 @@ type Store interface {
 	Claim(ctx context.Context, shards []int, atLeast uint64) (incarnation uint64, rows int, err error)
 	// Load returns the devices of those users that exist.
 	Load(ctx context.Context, users []uint64) ([]DeviceState, error)
-	// Commit does all of b in one transaction, then reads b.Pages and
+	// Commit does all of b in one transaction, fenced by b.Incarnation, then reads b.Pages and
 	// b.TakeReceipts, which see the writes. ErrFenced.
 	Commit(ctx context.Context, b *Batch) (Result, error)
 	// Scan returns rows with a seq above after in the order of seq, at most
@@ -103,7 +103,7 @@ type Page struct {
 	Limit int
 }
 
-// Batch is one transaction, done in the order of its fields. Rows with a
+// Batch is one transaction (or, when it holds nothing but Pages, plain reads), done in the order of its fields. Rows with a
 // (device, message) that is present already are left out: an append that is
 // repeated is stored once.
 type Batch struct {
@@ -121,6 +121,12 @@ type Batch struct {
 	ExpireMarks  int64 // marks not changed since then (Unix seconds) are deleted; 0: none
 	Now          int64 // Unix seconds
 	TakeReceipts []Key // read and deleted
+}
+
+// ReadOnly reports whether b is nothing but pages to read.
+func (b *Batch) ReadOnly() bool {
+	return len(b.Pages) > 0 && len(b.TakeReceipts)+len(b.Register)+len(b.Bodies)+len(b.Rows)+len(b.Delete)+len(b.DeletePtr)+
+		len(b.DeleteUpTo)+len(b.Pushed)+len(b.DeadTokens)+len(b.Marks) == 0 && b.ExpireMarks == 0
 }
 
 // Result is what Commit did and read. Pages and Receipts are parallel to the

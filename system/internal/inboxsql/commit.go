@@ -14,6 +14,16 @@ import (
 // Commit implements inbox.Store.
 func (st *store) Commit(ctx context.Context, b *inbox.Batch) (inbox.Result, error) {
 	var res inbox.Result
+	if b.ReadOnly() {
+		for _, p := range b.Pages {
+			rows, err := st.page(ctx, st.db, p)
+			if err != nil {
+				return inbox.Result{}, fmt.Errorf("inboxsql: %w", err)
+			}
+			res.Pages = append(res.Pages, rows)
+		}
+		return res, nil
+	}
 	err := st.db.Tx(ctx, func(tx *sqlstore.Tx) error {
 		res = inbox.Result{}
 		for _, step := range []func(context.Context, *sqlstore.Tx, *inbox.Batch, *inbox.Result) error{
@@ -249,9 +259,14 @@ func (st *store) read(ctx context.Context, tx *sqlstore.Tx, b *inbox.Batch, res 
 	return nil
 }
 
+// querier is a transaction, or the database outside of one.
+type querier interface {
+	Query(ctx context.Context, query string, args ...any) (*sqlstore.Rows, error)
+}
+
 // page reads the oldest rows of a device. The inner query is answered by the
 // index alone, so a mailbox of 10,000 rows costs a sort of numbers.
-func (st *store) page(ctx context.Context, tx *sqlstore.Tx, p inbox.Page) ([]inbox.Row, error) {
+func (st *store) page(ctx context.Context, tx querier, p inbox.Page) ([]inbox.Row, error) {
 	rows, err := tx.Query(ctx, "SELECT r.seq, r.mid, r.body_id, COALESCE(r.body, b.body), r.at"+
 		" FROM (SELECT seq FROM inbox_rows WHERE usr = ? AND dev = ? ORDER BY seq LIMIT ?) AS s"+
 		" JOIN inbox_rows r ON r.seq = s.seq LEFT JOIN inbox_bodies b ON b.id = r.body_id ORDER BY r.seq",
