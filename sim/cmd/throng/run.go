@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -54,6 +55,9 @@ SCENARIO is a file, or the name of one under scenarios/.`,
 	cmd.Flags().StringVar(&f.plant, "plant", "", "plants a bug in the backend, to see the audit find it: drop, ack-early, commit-early or ex-member")
 	return cmd
 }
+
+// plants are the bugs that the roles can be started with.
+func plants() []string { return []string{"drop", "ack-early", "commit-early", "ex-member"} }
 
 // scenarioPath finds a scenario by file or name.
 func scenarioPath(name string) string {
@@ -132,6 +136,9 @@ func (c *cli) runScenario(name string, f *runFlags) error {
 	spec, err := loadSpec(name, f)
 	if err != nil {
 		return err
+	}
+	if f.plant != "" && !slices.Contains(plants(), f.plant) {
+		return &codedError{exitUsage, fmt.Errorf("--plant %q: allowed are %s", f.plant, strings.Join(plants(), ", "))}
 	}
 	p := newProgress(c.stderr)
 	p.line("%s: %s", spec.Name, spec.Question)

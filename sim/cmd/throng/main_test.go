@@ -1,0 +1,103 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"throng/sim/report"
+)
+
+func TestMain(m *testing.M) {
+	// The target starts the roles by executing this binary again.
+	if len(os.Args) > 1 && (os.Args[1] == "chatd" || os.Args[1] == "embedded") {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+// smoke runs the smoke scenario with further arguments and returns its exit
+// code, its result and what it said.
+func smoke(t *testing.T, args ...string) (int, *report.Result, string) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "run")
+	var out, errs bytes.Buffer
+	code := run(append([]string{"run", filepath.Join("..", "..", "..", "scenarios", "smoke.yaml"), "--out", dir}, args...), &out, &errs)
+	res, err := report.Read(dir)
+	if err != nil {
+		t.Fatalf("exit code %d, no result: %v\n%s\n%s", code, err, errs.String(), out.String())
+	}
+	return code, res, errs.String() + out.String()
+}
+
+// Each planted bug must be found by the audit, or a clean audit means nothing.
+func TestPlantedBugsFailSmoke(t *testing.T) {
+	if raceEnabled {
+		t.Skip("a run of the whole backend under the race detector is the kill test's; this one proves the audit")
+	}
+	for _, plant := range []struct {
+		name  string
+		found func(*report.Result) int64
+		what  string
+	}{
+		{"drop", func(r *report.Result) int64 { return r.Audit.Lost }, "lost"},
+		{"ack-early", func(r *report.Result) int64 { return r.Audit.Lost }, "lost"},
+		{"commit-early", func(r *report.Result) int64 { return r.Audit.Lost }, "lost"},
+		{"ex-member", func(r *report.Result) int64 { return r.Audit.Foreign }, "foreign"},
+	} {
+		t.Run(plant.name, func(t *testing.T) {
+			code, res, said := smoke(t, "--plant", plant.name)
+			if code != exitFail || plant.found(res) == 0 {
+				t.Errorf("exit code %d, %d %s: want %d and some\n%s", code, plant.found(res), plant.what, exitFail, said)
+			}
+		})
+	}
+}
+
+// A wrong command line says what to do and exits with 64.
+func TestUsageErrors(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"run"}, "accepts 1 arg"},
+		{[]string{"run", "nonesuch"}, "nonesuch.yaml"},
+		{[]string{"run", "smoke", "--stack", "moon"}, "embedded, containers, external, auto"},
+		{[]string{"run", "../../../scenarios/smoke.yaml", "--scale", "7"}, "1/5000"},
+		{[]string{"run", "../../../scenarios/smoke.yaml", "--duration", "soon"}, "60s"},
+		{[]string{"run", "../../../scenarios/smoke.yaml", "--plant", "roses"}, "commit-early"},
+		{[]string{"report", "nowhere"}, "nowhere"},
+		{[]string{"fly"}, "unknown command"},
+	} {
+		var out, errs bytes.Buffer
+		if code := run(c.args, &out, &errs); code != exitUsage || !strings.Contains(errs.String(), c.want) {
+			t.Errorf("%q: exit code %d, said %q; want %d and %q", c.args, code, errs.String(), exitUsage, c.want)
+		}
+	}
+}
+
+func TestHelpNamesEveryVerb(t *testing.T) {
+	var out, errs bytes.Buffer
+	if code := run([]string{"--help"}, &out, &errs); code != exitPass {
+		t.Fatalf("exit code %d: %s", code, errs.String())
+	}
+	for _, verb := range []string{"run", "scenario", "report", "version", "Exit codes"} {
+		if !strings.Contains(out.String(), verb) {
+			t.Errorf("--help does not mention %q", verb)
+		}
+	}
+}
+
+func TestDescribe(t *testing.T) {
+	var out, errs bytes.Buffer
+	if code := run([]string{"scenario", "describe", "../../../scenarios/groups_peak.yaml"}, &out, &errs); code != exitPass {
+		t.Fatalf("exit code %d: %s", code, errs.String())
+	}
+	for _, want := range []string{"358.8", "979.5", "16,647", "100e9"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("describe does not print %s", want)
+		}
+	}
+}
