@@ -155,7 +155,8 @@ func (c consumer) Run(ctx context.Context, handle func(context.Context, fanout.P
 func (m *maker) fanout() (runner, error) {
 	c, err := kafka.NewConsumer(kafka.ConsumerConfig{
 		Brokers: m.Kafka.Brokers, Topic: m.Kafka.Topic, Group: m.Kafka.Topic + "-fanout",
-		Log: m.log, Metrics: m.reg,
+		ClientID: fmt.Sprintf("throng-fanout-%d", m.i),
+		Log:      m.log, Metrics: m.reg,
 	})
 	if err != nil {
 		return nil, err

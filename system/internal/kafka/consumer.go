@@ -21,6 +21,11 @@ type ConsumerConfig struct {
 	Brokers []string
 	Topic   string
 	Group   string // consumer group
+	// ClientID names this consumer among those of the group, the same after a
+	// restart. When it starts it removes members of that name from the group:
+	// they are what is left of it when it was killed, and the group would wait
+	// for them until their session times out. Empty: it removes nobody.
+	ClientID string
 
 	SessionTimeout time.Duration // default 6 s, the least that brokers take
 	Heartbeat      time.Duration // default 500 ms
@@ -93,8 +98,12 @@ func (c *Consumer) Run(ctx context.Context, handle func(ctx context.Context, p *
 	if !c.waitForTopic(ctx, cl) {
 		return nil
 	}
+	if err := c.removePredecessor(ctx, cl); err != nil {
+		c.cfg.Log.Warn("what was left of a killed consumer may hold up the group until its session times out", "err", err)
+	}
 	group, err := kafkago.NewConsumerGroup(kafkago.ConsumerGroupConfig{
 		ID: c.cfg.Group, Brokers: c.cfg.Brokers, Topics: []string{c.cfg.Topic},
+		Dialer:            &kafkago.Dialer{ClientID: c.cfg.ClientID, Timeout: 2 * time.Second},
 		GroupBalancers:    []kafkago.GroupBalancer{kafkago.RangeGroupBalancer{}},
 		HeartbeatInterval: c.cfg.Heartbeat, SessionTimeout: c.cfg.SessionTimeout,
 		RebalanceTimeout: c.cfg.SessionTimeout, JoinGroupBackoff: 200 * time.Millisecond,
@@ -147,6 +156,38 @@ func (c *Consumer) waitForTopic(ctx context.Context, cl *kafkago.Client) bool {
 			return false
 		}
 	}
+}
+
+// removePredecessor removes the members of this consumer's name from the group.
+// One that is alive all the same learns of it with its next heartbeat, can
+// commit nothing more, and joins again.
+func (c *Consumer) removePredecessor(ctx context.Context, cl *kafkago.Client) error {
+	if c.cfg.ClientID == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	res, err := cl.DescribeGroups(ctx, &kafkago.DescribeGroupsRequest{GroupIDs: []string{c.cfg.Group}})
+	if err != nil {
+		return fmt.Errorf("kafka: describe group %s: %w", c.cfg.Group, err)
+	}
+	for _, g := range res.Groups {
+		for _, m := range g.Members {
+			if g.GroupID != c.cfg.Group || m.ClientID != c.cfg.ClientID {
+				continue
+			}
+			left, err := cl.LeaveGroup(ctx, &kafkago.LeaveGroupRequest{
+				GroupID: c.cfg.Group, Members: []kafkago.LeaveGroupRequestMember{{ID: m.MemberID}}})
+			if err == nil {
+				err = left.Error
+			}
+			if err != nil {
+				return fmt.Errorf("kafka: remove member %s from group %s: %w", m.MemberID, c.cfg.Group, err)
+			}
+			c.cfg.Log.Info("removed what was left of a killed consumer", "group", c.cfg.Group, "member", m.MemberID)
+		}
+	}
+	return nil
 }
 
 // generation starts the loops of one assignment; the consumer group ends them.

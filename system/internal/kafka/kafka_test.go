@@ -344,3 +344,44 @@ func TestQueueLimit(t *testing.T) {
 		t.Fatal("the queue has no limit")
 	}
 }
+
+// TestRemovesItsPredecessor: a consumer that comes back after a kill does not
+// wait for the session of its former self to time out, and leaves others alone.
+func TestRemovesItsPredecessor(t *testing.T) {
+	_, brokers := broker(t, 2)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	start := func(clientID string, heartbeat time.Duration) (assigned chan int) {
+		c, err := NewConsumer(ConsumerConfig{Brokers: brokers, Topic: topic, Group: "g", ClientID: clientID,
+			SessionTimeout: 20 * time.Second, Heartbeat: heartbeat})
+		if err != nil {
+			t.Fatal(err)
+		}
+		assigned = make(chan int, 100)
+		wg.Go(func() {
+			if err := c.Run(ctx, func(ctx context.Context, p *Partition) { assigned <- p.ID(); <-ctx.Done() }); err != nil {
+				t.Error(err)
+			}
+		})
+		return assigned
+	}
+	await := func(assigned chan int, within time.Duration) {
+		t.Helper()
+		select {
+		case <-assigned:
+		case <-time.After(within):
+			t.Fatal("no partition was assigned")
+		}
+	}
+	dead := start("one", time.Hour) // never says a word again
+	await(dead, 10*time.Second)
+	await(dead, time.Second)
+	again := start("one", 100*time.Millisecond)
+	await(again, 5*time.Second)
+	await(again, 5*time.Second)
+	other := start("two", 100*time.Millisecond)
+	await(other, 5*time.Second)
+	await(again, 5*time.Second) // it kept its place beside the other one
+}
