@@ -27,47 +27,74 @@ const patience = 20 * time.Second
 // owner is an inbox instance in this process, on a store that outlives it.
 type owner struct {
 	t    *testing.T
+	in   *inbox.Inbox
 	conn *grpc.ClientConn
 	stop func()
+	err  chan error // what Run returned
 }
 
-func startOwner(t *testing.T, path string, push []string, lim inbox.Limits) *owner {
+type setup struct {
+	path string
+	cfg  inbox.Config                  // without stores
+	wrap func(inbox.Store) inbox.Store // nil: as they are
+	ln   net.Listener                  // nil: any
+	fail bool                          // Run may fail
+}
+
+func start(t *testing.T, s setup) *owner {
 	t.Helper()
-	stores, err := inboxsql.Open(t.Context(), inboxsql.Config{Driver: sqlstore.SQLite, DSN: path})
+	stores, err := inboxsql.Open(t.Context(), inboxsql.Config{Driver: sqlstore.SQLite, DSN: s.path})
 	if err != nil {
 		t.Fatal(err)
 	}
-	in, err := inbox.New(inbox.Config{Instances: 1, Stores: stores.Stores(), Push: push, Limits: lim})
-	if err != nil {
+	s.cfg.Instances = max(s.cfg.Instances, 1)
+	for _, st := range stores.Stores() {
+		if s.wrap != nil {
+			st = s.wrap(st)
+		}
+		s.cfg.Stores = append(s.cfg.Stores, st)
+	}
+	o := &owner{t: t, err: make(chan error, 1)}
+	if o.in, err = inbox.New(s.cfg); err != nil {
 		t.Fatal(err)
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	if s.ln == nil {
+		s.ln = listen(t)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if err := in.Run(ctx, ln); err != nil {
+		err := o.in.Run(ctx, s.ln)
+		if err != nil && !s.fail {
 			t.Errorf("run: %v", err)
 		}
+		o.err <- err
 	})
-	conn, err := rpc.Dial(ln.Addr().String())
-	if err != nil {
+	if o.conn, err = rpc.Dial(s.ln.Addr().String()); err != nil {
 		t.Fatal(err)
 	}
-	o := &owner{t: t, conn: conn}
 	o.stop = sync.OnceFunc(func() {
 		cancel()
 		wg.Wait()
 		if err := stores.Close(); err != nil {
 			t.Error(err)
 		}
-		conn.Close()
+		o.conn.Close()
 	})
 	t.Cleanup(o.stop)
-	o.eventually("ready", func() bool { return in.Ready() == nil })
+	o.eventually("ready", func() bool { return o.in.Ready() == nil })
 	return o
+}
+
+func startOwner(t *testing.T, path string) *owner { return start(t, setup{path: path}) }
+
+func listen(t *testing.T) net.Listener {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ln
 }
 
 func (o *owner) eventually(what string, ok func() bool) {
@@ -212,7 +239,7 @@ func want(t *testing.T, what string, got, want any) {
 
 func TestStoredThenDrainedThenLiveAcrossRestart(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "inbox")
-	o := startOwner(t, path, nil, inbox.Limits{})
+	o := startOwner(t, path)
 	o.provision(&wire.ProvisionUser{User: 7}, &wire.ProvisionUser{User: 8})
 	a := o.appender()
 	a.send(1, 0, 5, 1, "direct", 7)
@@ -224,7 +251,7 @@ func TestStoredThenDrainedThenLiveAcrossRestart(t *testing.T) {
 	want(t, "code", a.result().Code, wire.Code_CODE_NO_SUCH_USER)
 	o.stop()
 
-	o = startOwner(t, path, nil, inbox.Limits{})
+	o = startOwner(t, path)
 	g := o.gateway("g1")
 	g.send(&rpc.GatewayBatch{Opens: []*rpc.SessionOpen{{User: 7, Conn: 1}, {User: 999, Conn: 2}}})
 	o.eventually("the page", func() bool { b, _ := g.got(1); return len(b) == 2 })
@@ -249,7 +276,7 @@ func TestStoredThenDrainedThenLiveAcrossRestart(t *testing.T) {
 	}
 	first := g.incarnation
 	o.stop()
-	o = startOwner(t, path, nil, inbox.Limits{})
+	o = startOwner(t, path)
 	if g = o.gateway("g1"); g.incarnation <= first {
 		t.Fatalf("incarnation %d after %d", g.incarnation, first)
 	}
