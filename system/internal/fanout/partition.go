@@ -65,11 +65,11 @@ func (f *Fanout) handle(ctx context.Context, part Partition) {
 		room: make(chan struct{}, 1), applying: map[uint64]uint64{},
 	}
 	log := f.cfg.Log.With("partition", part.ID())
-	log.Info("partition taken")
+	log.Debug("partition taken")
 	w.run()
 	<-ctx.Done() // a stopping process keeps the partition while it drains
 	w.close()
-	log.Info("partition left")
+	log.Debug("partition left")
 }
 
 // close makes everything in flight of the partition void.
