@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
+	"net/http"
+	"net/http/pprof"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,7 +28,7 @@ import (
 
 // runFlags are the settings of `throng run`.
 type runFlags struct {
-	stack, scale, duration, out, plant string
+	stack, scale, duration, out, plant, pprof string
 	seed                               uint64
 	seedSet                            bool
 }
@@ -53,7 +56,27 @@ SCENARIO is a file, or the name of one under scenarios/.`,
 	cmd.Flags().Uint64Var(&f.seed, "seed", 0, "seed of population and schedule (default: the scenario's)")
 	cmd.Flags().StringVar(&f.out, "out", "", "run folder (default: reports/runs/<scenario>/<run id>)")
 	cmd.Flags().StringVar(&f.plant, "plant", "", "plants a bug in the backend, to see the audit find it: drop, ack-early, commit-early or ex-member")
+	cmd.Flags().StringVar(&f.pprof, "pprof", "", "serves profiles of the generator at this address, as 127.0.0.1:6060")
 	return cmd
+}
+
+// servePprof serves the generator's own profiles; the roles have debug ports of
+// their own.
+func (r *runner) servePprof() error {
+	if r.flags.pprof == "" {
+		return nil
+	}
+	ln, err := net.Listen("tcp", r.flags.pprof)
+	if err != nil {
+		return &codedError{exitUsage, fmt.Errorf("--pprof: %w", err)}
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	go func() { _ = srv.Serve(ln) }()
+	context.AfterFunc(r.hard, func() { _ = srv.Close() })
+	return nil
 }
 
 // plants are the bugs that the roles can be started with.
@@ -153,6 +176,9 @@ func (c *cli) runScenario(name string, f *runFlags) error {
 	}
 	if err := r.checkMachine(); err != nil {
 		return &codedError{exitUnavailable, err}
+	}
+	if err := r.servePprof(); err != nil {
+		return err
 	}
 	if err := setNice(niceGenerator); err != nil {
 		p.line("note: the generator runs at default priority, its lateness may be higher: %v", err)
