@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,8 +56,13 @@ type Conn struct {
 type Dialer struct {
 	// HandshakeTimeout bounds connect and upgrade; 0 means 10 s.
 	HandshakeTimeout time.Duration
-	// LocalAddr is the source address, nil for any.
-	LocalAddr net.Addr
+	// Sources are local addresses to dial from, taken in turn; none:
+	// the system chooses. Every pair of addresses has its own space of ports: with
+	// one pair, a connect among 16,000 others spends 0.4 ms of CPU on looking for
+	// a free port.
+	Sources []netip.Addr
+
+	next atomic.Uint64 // source
 
 	// Buffers are shared: an idle connection holds none.
 	writes sync.Pool
@@ -71,7 +77,12 @@ func (d *Dialer) Dial(ctx context.Context, url, token string, h Handler) (*Conn,
 		timeout = 10 * time.Second
 	}
 	c := &Conn{handler: h, buffers: &d.reads}
-	nd := net.Dialer{LocalAddr: d.LocalAddr, Timeout: timeout, KeepAlive: -1}
+	nd := net.Dialer{Timeout: timeout, KeepAlive: -1}
+	if len(d.Sources) > 0 {
+		source := d.Sources[d.next.Add(1)%uint64(len(d.Sources))]
+		nd.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(source, 0))
+		nd.Control = portAtConnect
+	}
 	dialer := websocket.Dialer{
 		NetDialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			nc, err := nd.DialContext(ctx, network, addr)

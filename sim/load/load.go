@@ -18,6 +18,8 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/netip"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -147,6 +149,9 @@ func New(cfg Config) (*Engine, error) {
 	}
 	for i := range e.queues {
 		e.queues[i] = make(chan job, sendQueue)
+	}
+	if local(e.gates) {
+		e.dialer.Sources = client.LoopbackSources()
 	}
 	e.setPhase("provision")
 	return e, nil
@@ -301,4 +306,18 @@ func (j *jitter) upTo(d time.Duration) time.Duration {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return time.Duration(j.rng.Int64N(int64(d)))
+}
+
+// local says whether all gateways are on the loopback interface.
+func local(gates []string) bool {
+	for _, g := range gates {
+		u, err := url.Parse(g)
+		if err != nil {
+			return false
+		}
+		if a, err := netip.ParseAddr(u.Hostname()); err != nil || !a.IsLoopback() {
+			return false
+		}
+	}
+	return true
 }
