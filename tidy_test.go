@@ -70,6 +70,9 @@ var (
 		"github.com/gorilla/websocket":  {"system/internal/gateway", "sim/client", "sim/load"}, // load: the type of a close error
 		"github.com/twmb/franz-go":      {"sim/target/infra"},
 		"github.com/alicebob/miniredis": {"sim/target/infra"},
+		"github.com/testcontainers":     {"sim/target/containers"},
+		"github.com/moby/moby":          {"sim/target/containers"},
+		"github.com/go-sql-driver":      {"system/internal/sqlstore", "sim/target/containers"},
 		"github.com/redis/rueidis":      {"system"},
 		"google.golang.org/grpc":        {"system"},
 		"pgregory.net/rapid":            {}, // tests only

@@ -1,0 +1,201 @@
+package containers
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"throng/sim/history"
+	"throng/sim/target"
+	"throng/system"
+)
+
+// Ports inside of the containers, the same in all: each has an address of its own.
+const (
+	loopback  = "127.0.0.1"
+	portMain  = "8080" // gateways: clients; provider: pushes and the feed
+	portDebug = "8081"
+	portRPC   = "8082"
+	portAdmin = "8083"
+	portRedis = "6379"
+	portMySQL = "3306"
+
+	topologyPath  = "/throng-topology.json"
+	nobody        = "65534:65534"
+	scrapeTimeout = 3 * time.Second
+)
+
+// describe fills d.sys and d.members.
+func (d *Deployment) describe() error {
+	d.describeSystem()
+	if err := d.sys.Check(); err != nil {
+		return fmt.Errorf("containers: topology: %w", err)
+	}
+	data, err := json.MarshalIndent(d.sys, "", "  ")
+	if err != nil {
+		return fmt.Errorf("containers: topology file: %w", err)
+	}
+	d.describeKafka()
+	d.describeMySQL()
+	d.describeRedis()
+	d.describeProvider()
+	for _, role := range system.Roles() {
+		d.describeRole(role, data)
+	}
+	return nil
+}
+
+// describeSystem fills d.sys. Names are those of the containers on the network.
+func (d *Deployment) describeSystem() {
+	s, t := &d.sys, d.cfg.Topology
+	at := func(role system.Role, i int, port string) string { return fmt.Sprintf("%s-%d:%s", role, i, port) }
+	for i := range t.Gateways {
+		s.Gateways = append(s.Gateways, system.GatewayInstance{ID: fmt.Sprintf("gateway-%d", i),
+			Listen: at(system.Gateway, i, portMain), Debug: at(system.Gateway, i, portDebug)})
+	}
+	for i := range t.Messages {
+		s.Messages = append(s.Messages, system.RPCInstance{RPC: at(system.Message, i, portRPC), Debug: at(system.Message, i, portDebug)})
+	}
+	for i := range t.Fanouts {
+		s.Fanouts = append(s.Fanouts, system.FanoutInstance{Debug: at(system.Fanout, i, portDebug)})
+	}
+	for i := range t.Groups {
+		s.Groups = append(s.Groups, system.GroupInstance{RPC: at(system.Group, i, portRPC), HTTP: at(system.Group, i, portAdmin), Debug: at(system.Group, i, portDebug)})
+	}
+	for i := range t.Inboxes {
+		s.Inboxes = append(s.Inboxes, system.InboxInstance{RPC: at(system.Inbox, i, portRPC), Debug: at(system.Inbox, i, portDebug),
+			SQL: system.SQL{Driver: "mysql", DSN: dsn("mysql-0:"+portMySQL, inboxSchema)}})
+	}
+	for i := range t.Pushes {
+		s.Pushes = append(s.Pushes, system.RPCInstance{RPC: at(system.Push, i, portRPC), Debug: at(system.Push, i, portDebug)})
+	}
+	for i := range d.cfg.Brokers {
+		s.Kafka.Brokers = append(s.Kafka.Brokers, fmt.Sprintf("%s-%d:%s", RoleKafka, i, kafkaInside))
+	}
+	s.Kafka.Topic, s.Kafka.Partitions, s.Kafka.Replication = topic, t.Partitions, d.cfg.Brokers
+	s.Redis = system.Redis{Addr: RoleRedis + "-0:" + portRedis}
+	s.GroupSQL = system.SQL{Driver: "mysql", DSN: dsn("mysql-0:"+portMySQL, groupSchema)}
+	s.Provider = system.Provider{URL: "http://" + RoleProvider + "-0:" + portMain}
+	s.Key = d.cfg.Key.String()
+	s.Log, s.Settings, s.Plant = d.cfg.Log, d.cfg.Settings, d.cfg.Plant
+}
+
+func (d *Deployment) instances(r system.Role) int {
+	t := d.cfg.Topology
+	switch r {
+	case system.Gateway:
+		return t.Gateways
+	case system.Message:
+		return t.Messages
+	case system.Fanout:
+		return t.Fanouts
+	case system.Group:
+		return t.Groups
+	case system.Inbox:
+		return t.Inboxes
+	case system.Push:
+		return t.Pushes
+	}
+	return 0
+}
+
+// describeRole adds the containers of one role.
+func (d *Deployment) describeRole(role system.Role, topology []byte) {
+	for i := range d.instances(role) {
+		m := &member{d: d, role: string(role), instance: i, image: d.images.role, user: nobody,
+			cmd:   []string{"chatd", string(role), "--topology", topologyPath, "--instance", fmt.Sprint(i)},
+			env:   environment(d.cfg.Env),
+			files: map[string][]byte{topologyPath: topology},
+			ports: []string{portDebug}}
+		switch role {
+		case system.Gateway:
+			m.ports = append(m.ports, portMain)
+		case system.Group:
+			m.ports = append(m.ports, portAdmin)
+		}
+		m.probe = func(ctx context.Context) error {
+			return target.ProbeHTTP(ctx, d.http, "http://"+m.published[portDebug]+"/readyz")
+		}
+		d.members = append(d.members, m)
+	}
+}
+
+func (d *Deployment) describeRedis() {
+	m := &member{d: d, role: RoleRedis, infra: true, image: d.images.redis, ports: []string{portRedis},
+		// Nothing is kept over a restart: nothing that must not be lost is in it.
+		entrypoint: []string{"redis-server"}, cmd: []string{"--protected-mode", "no", "--save", "", "--appendonly", "no"}}
+	m.probe = func(ctx context.Context) error { return target.ProbeRedis(ctx, m.published[portRedis]) }
+	d.members = append(d.members, m)
+}
+
+func (d *Deployment) describeProvider() {
+	m := &member{d: d, role: RoleProvider, infra: true, image: d.images.role, ports: []string{portMain}, user: nobody, env: environment(d.cfg.Env),
+		cmd: append([]string{"embedded", "provider", "--listen", "0.0.0.0:" + portMain}, d.cfg.ProviderArgs...)}
+	m.probe = func(ctx context.Context) error {
+		return target.ProbeHTTP(ctx, d.http, "http://"+m.published[portMain]+"/stats")
+	}
+	d.members = append(d.members, m)
+}
+
+// environment turns "name=value" strings into a map.
+func environment(list []string) map[string]string {
+	out := map[string]string{}
+	for _, e := range list {
+		name, value, _ := strings.Cut(e, "=")
+		out[name] = value
+	}
+	return out
+}
+
+// debugPort is where one instance of a role is scraped.
+type debugPort struct {
+	Role     string `json:"role"`
+	Instance int    `json:"instance"`
+	Addr     string `json:"addr"`
+}
+
+// Scrape reads /metrics of every role at once.
+func (d *Deployment) Scrape(ctx context.Context) ([]history.CounterSample, error) {
+	var ports []debugPort
+	for _, m := range d.members {
+		if addr, ok := m.published[portDebug]; ok {
+			ports = append(ports, debugPort{m.role, m.instance, addr})
+		}
+	}
+	return scrape(ctx, d.http, ports, d.restarts())
+}
+
+// scrape reads the debug ports at once. One that does not answer is left out:
+// it is down or just starting, and there is nothing to say about it.
+func scrape(ctx context.Context, c *http.Client, ports []debugPort, restarts map[string]int) ([]history.CounterSample, error) {
+	ctx, cancel := context.WithTimeout(ctx, scrapeTimeout)
+	defer cancel()
+	var mu sync.Mutex
+	var samples []history.CounterSample
+	var wg sync.WaitGroup
+	for _, p := range ports {
+		wg.Go(func() {
+			values, err := target.ScrapeMetrics(ctx, c, p.Addr)
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			samples = append(samples, history.CounterSample{Role: p.Role, Instance: p.Instance,
+				Restart: restarts[fmt.Sprintf("%s/%d", p.Role, p.Instance)], Values: values})
+		})
+	}
+	wg.Wait()
+	if err := ctx.Err(); err != nil && len(samples) == 0 {
+		return nil, fmt.Errorf("containers: scrape: %w", err)
+	}
+	slices.SortFunc(samples, func(a, b history.CounterSample) int {
+		return strings.Compare(fmt.Sprintf("%s/%06d", a.Role, a.Instance), fmt.Sprintf("%s/%06d", b.Role, b.Instance))
+	})
+	return samples, nil
+}
