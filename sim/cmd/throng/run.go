@@ -29,8 +29,8 @@ import (
 // runFlags are the settings of `throng run`.
 type runFlags struct {
 	stack, scale, duration, out, plant, pprof string
-	seed                               uint64
-	seedSet                            bool
+	seed                                      uint64
+	seedSet                                   bool
 }
 
 func (c *cli) runCommand() *cobra.Command {
