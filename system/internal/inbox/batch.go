@@ -21,20 +21,22 @@ func (c *Core) Waiting() int {
 }
 
 // TakeBatch hands over the batch, which must be committed before any event.
-func (c *Core) TakeBatch() *Batch {
-	if b := &c.batch; c.readsOnly && len(b.Rows)+len(b.Register)+len(b.TakeReceipts)+len(b.DeleteUpTo)+len(b.Marks) == 0 && len(b.Pages) > 0 {
-		// Nobody waits for a write: read the pages without a transaction, and
-		// let the deletions wait on.
-		pages := b.Pages
-		b.Pages = nil
-		return &Batch{Incarnation: c.incarnation, Pages: pages}
-	}
+// Without all, what can wait stays behind, unless a page is to be read whose
+// device has deletions among it.
+func (c *Core) TakeBatch(all bool) *Batch {
 	b := c.batch
-	c.generation++
-	c.readsOnly = true
 	b.Incarnation, b.Now = c.incarnation, c.now/int64(time.Second)
-	clear(c.bodies)
 	c.batch = Batch{}
+	clear(c.bodies)
+	if all || c.pageAfterDelete {
+		c.generation++
+		c.pageAfterDelete = false
+		return &b
+	}
+	c.batch.Delete, b.Delete = b.Delete, nil
+	c.batch.DeletePtr, b.DeletePtr = b.DeletePtr, nil
+	c.batch.Pushed, b.Pushed = b.Pushed, nil
+	c.batch.DeadTokens, b.DeadTokens = b.DeadTokens, nil
 	return &b
 }
 

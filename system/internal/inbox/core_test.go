@@ -70,7 +70,7 @@ func (m *machine) turn(users []uint64, flush bool, events func(c *inbox.Core)) (
 	m.core.End()
 	var batches []*inbox.Batch
 	for m.core.Urgent() || flush && m.core.Waiting() > 0 {
-		b := m.core.TakeBatch()
+		b := m.core.TakeBatch(flush)
 		batches = append(batches, b)
 		res, err := m.store.Commit(context.Background(), b)
 		if err != nil {
@@ -242,7 +242,11 @@ func (s *script) event(words []string) (users []uint64, f func(*inbox.Core)) {
 		for w := range strings.SplitSeq(a["to"], ",") {
 			users = append(users, s.num(w))
 		}
-		it := item(opt("group"), from, opt("seq"), cmp.Or(a["body"], "body"), users...)
+		body := cmp.Or(a["body"], "body")
+		if n := opt("size"); n > 0 {
+			body = strings.Repeat("x", int(n))
+		}
+		it := item(opt("group"), from, opt("seq"), body, users...)
 		return users, func(c *inbox.Core) { c.Append(it) }
 	case "open":
 		g, conn, k := s.gateway(words[1]), s.num(words[2]), s.key(words[3])

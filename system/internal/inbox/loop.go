@@ -18,10 +18,11 @@ const (
 	turnLimit = 4096
 	// tick is how often an idle loop looks at its timers.
 	tick = wheelSlot
-	// deferFor and deferMost bound how long and how many deletions wait for a
-	// transaction that is made anyway.
-	deferFor  = 20 * time.Millisecond
-	deferMost = 2000
+	// deferFor and deferMost bound how long and how many deletions wait to be
+	// made together, which dirties fewer pages. What a kill loses of them is
+	// delivered once more, and the device drops it.
+	deferFor  = 250 * time.Millisecond
+	deferMost = 4000
 	// saveEvery is how often receipts of devices that are not live are stored.
 	saveEvery = time.Second
 	// sweepEvery is how often rows beyond their time are looked for.
@@ -222,7 +223,7 @@ func (l *loop) stop(ctx context.Context) error {
 	l.core.SaveReceipts()
 	l.core.End()
 	if l.core.Urgent() || l.core.Waiting() > 0 {
-		return l.commit(ctx)
+		return l.commit(ctx, true)
 	}
 	return nil
 }
@@ -232,8 +233,12 @@ func (l *loop) turn(ctx context.Context, ticked bool) error {
 	ctx = context.WithoutCancel(ctx) // a transaction under way is finished
 	now := time.Now()
 	err := l.decide(ctx, now, ticked)
-	for err == nil && l.due(now) {
-		err = l.commit(ctx)
+	for err == nil {
+		lapsed := l.lapsed(now)
+		if !lapsed && !l.core.Urgent() {
+			break
+		}
+		err = l.commit(ctx, lapsed)
 	}
 	for i := range l.turnBuf {
 		if d := l.turnBuf[i].done; d != nil {
@@ -347,11 +352,8 @@ func (c *Core) pushResults(rs []pushResult) {
 	}
 }
 
-// due reports whether to commit now.
-func (l *loop) due(now time.Time) bool {
-	if l.core.Urgent() {
-		return true
-	}
+// lapsed reports whether what could wait has waited enough.
+func (l *loop) lapsed(now time.Time) bool {
 	n := l.core.Waiting()
 	if n == 0 {
 		return false
@@ -362,9 +364,11 @@ func (l *loop) due(now time.Time) bool {
 	return n >= deferMost || now.Sub(l.deferred) >= deferFor
 }
 
-func (l *loop) commit(ctx context.Context) error {
-	b := l.core.TakeBatch()
-	l.deferred = time.Time{}
+func (l *loop) commit(ctx context.Context, all bool) error {
+	b := l.core.TakeBatch(all)
+	if l.core.Waiting() == 0 {
+		l.deferred = time.Time{}
+	}
 	res, err := l.store.Commit(ctx, b)
 	if err != nil {
 		return err
@@ -386,7 +390,7 @@ func (l *loop) scanStep(ctx context.Context, now time.Time) ([]ScanRow, error) {
 		return nil, nil
 	}
 	if l.core.Waiting() > 0 {
-		if err := l.commit(ctx); err != nil {
+		if err := l.commit(ctx, true); err != nil {
 			return nil, err
 		}
 	}

@@ -63,7 +63,7 @@ type model struct {
 }
 
 func newModel(t *rapid.T) *model {
-	lim := inbox.Limits{InFlight: 3, PageRows: 2, PageBytes: 100, Users: 2, AckTimeout: 2 * time.Second}
+	lim := inbox.Limits{InFlight: 3, PageRows: 2, PageBytes: 800, Users: 2, AckTimeout: 2 * time.Second}
 	x := &model{t: t, m: newMachine(lim)}
 	for i := range x.gateway {
 		x.nextGW++
@@ -93,7 +93,7 @@ func newModel(t *rapid.T) *model {
 
 // append hands seq to the owner in this turn.
 func (x *model) append(c *conversation, seq uint64) {
-	it := item(c.group, c.from, seq, fmt.Sprintf("%d of %d in %d: %0*d", seq, c.from.User, c.group, 20*int(seq%5), 0), c.to...)
+	it := item(c.group, c.from, seq, fmt.Sprintf("%d of %d in %d: %0*d", seq, c.from.User, c.group, 300*int(seq%3), 0), c.to...)
 	c.items[it] = seq
 	x.users = append(x.users, c.to...)
 	x.events = append(x.events, func(core *inbox.Core) { core.Append(it) })

@@ -32,7 +32,6 @@ func (c *Core) Open(gateway, conn, userID uint64, deviceID uint32, inboxSeq uint
 	all[s] = struct{}{}
 	if d.rows > 0 && inboxSeq >= d.oldest {
 		c.batch.DeleteUpTo = append(c.batch.DeleteUpTo, UpTo{Key: d.Key, Seq: min(inboxSeq, c.seq)})
-		d.deleted = c.generation
 	}
 	if d.rows == 0 {
 		c.stats.LoginsWithoutPage++
@@ -52,7 +51,7 @@ func (c *Core) next(s *session) {
 	}
 	s.loading = true
 	if s.dev.deleted == c.generation {
-		c.readsOnly = false // its deletions have to be done first
+		c.pageAfterDelete = true
 	}
 	c.batch.Pages = append(c.batch.Pages, Page{Key: s.dev.Key, Limit: c.lim.PageRows})
 	c.paging = append(c.paging, s)
@@ -182,7 +181,7 @@ func (c *Core) demote(s *session, reason *uint64) {
 			continue
 		}
 		stored = true
-		if it.bodyID == 0 && len(it.Msg.Deliver) > inlineDemoted {
+		if it.bodyID == 0 && len(it.Msg.Deliver) > inlineBytes {
 			c.seq++
 			it.bodyID = c.seq
 		}
@@ -194,10 +193,6 @@ func (c *Core) demote(s *session, reason *uint64) {
 		*reason++
 	}
 }
-
-// inlineDemoted is inlineBytes for messages that were live: most of them are
-// demoted for one device only, so a body of its own seldom pays.
-const inlineDemoted = 512
 
 // ackDue looks at the oldest delivery in flight.
 func (c *Core) ackDue(s *session) {

@@ -88,8 +88,8 @@ func (x *bench) turn(users []uint64, events func()) inbox.Effects {
 	x.core.Begin(x.now.UnixNano())
 	events()
 	x.core.End()
-	for x.core.Urgent() || x.core.Waiting() > 1000 {
-		res, err := x.store.Commit(ctx, x.core.TakeBatch())
+	for x.core.Urgent() || x.core.Waiting() > 250 {
+		res, err := x.store.Commit(ctx, x.core.TakeBatch(x.core.Waiting() > 250))
 		if err != nil {
 			x.b.Fatal(err)
 		}
@@ -105,7 +105,7 @@ func (x *bench) message(group uint64, size int) *inbox.Message {
 	var id [16]byte
 	binary.LittleEndian.PutUint64(id[:], x.rng.Uint64())
 	binary.LittleEndian.PutUint64(id[8:], x.rng.Uint64())
-	m, err := inbox.NewMessage(&rpc.Envelope{MessageId: id[:], Group: group, From: 1 << 40, Seq: x.seq, Body: make([]byte, size), AcceptedMs: 1_700_000_000_000})
+	m, err := inbox.NewMessage(&rpc.Envelope{MessageId: id[:], Group: group, From: 1<<40 + x.rng.Uint64N(benchUsers), Seq: x.seq, Body: make([]byte, size), AcceptedMs: 1_700_000_000_000})
 	if err != nil {
 		x.b.Fatal(err)
 	}
@@ -271,4 +271,75 @@ func benchLogin(b *testing.B, rows, n int) {
 		logins += n
 	}
 	perCPU(b, start, logins, "login")
+}
+
+// BenchmarkPresetB is the steady state of a small deployment, where little is
+// batched: each send, acknowledgement and login is a turn of its own. A send
+// goes to 2.73 users on the average, one in seven of them is there; for each
+// send there is half a login, which finds 2.7 rows.
+func BenchmarkPresetB(b *testing.B) {
+	x := newBench(b)
+	start, sends := cpu(b), 0
+	conn := uint64(1 << 20)
+	var open []uint64 // users by session
+	conns := map[uint64]uint64{}
+	acked := map[uint64]uint64{}
+	live := map[uint64]bool{}
+	ack := func(frames []inbox.Outbound) {
+		for {
+			var again []inbox.Outbound
+			for _, f := range frames {
+				if !f.Deliver {
+					continue
+				}
+				for _, c := range f.Conns {
+					acked[c]++
+					u := open[c-1<<20-1]
+					eff := x.turn(nil, func() { x.core.Ack(1, c, u, acked[c]) })
+					again = append(again, eff.Frames...)
+				}
+			}
+			if frames = again; len(frames) == 0 {
+				return
+			}
+		}
+	}
+	var order []uint64
+	for b.Loop() {
+		users := []uint64{x.rng.Uint64N(benchUsers / 20)}
+		group := uint64(0)
+		if sends%10 >= 4 {
+			group = 9
+			for len(users) < 4 {
+				users = append(users, x.rng.Uint64N(benchUsers/20))
+			}
+		}
+		if sends%7 == 0 && len(order) > 0 {
+			users[0] = order[len(order)-1]
+		}
+		eff := x.turn(users, func() { x.core.Append(&inbox.Item{Msg: x.message(group, 100), Users: users}) })
+		ack(eff.Frames)
+		if sends%2 == 0 {
+			u := x.rng.Uint64N(benchUsers / 20)
+			if !live[u] {
+				conn++
+				open = append(open, u)
+				conns[u], live[u] = conn, true
+				order = append(order, u)
+				eff := x.turn([]uint64{u}, func() { x.core.Open(1, conn, u, 0, 0) })
+				ack(eff.Frames)
+			}
+			if len(order) > 100 {
+				u := order[0]
+				order = order[1:]
+				delete(live, u)
+				x.turn(nil, func() { x.core.Close(1, conns[u], u) })
+			}
+		}
+		if sends%350 == 0 {
+			x.turn(nil, x.core.SaveReceipts)
+		}
+		sends++
+	}
+	perCPU(b, start, sends, "send")
 }

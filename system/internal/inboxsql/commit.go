@@ -214,10 +214,13 @@ func (st *store) unref(ctx context.Context, tx *sqlstore.Tx, refs map[int64]int)
 }
 
 func (st *store) pushed(ctx context.Context, tx *sqlstore.Tx, b *inbox.Batch, _ *inbox.Result) error {
-	for _, p := range b.Pushed {
-		if _, err := tx.Exec(ctx, "UPDATE inbox_devices SET pushed = ? WHERE usr = ? AND dev = ?", int64(p.Seq), int64(p.User), int64(p.Device)); err != nil {
-			return err
-		}
+	// The devices exist: this is an update of many rows in one statement.
+	if _, err := st.exec(ctx, tx, len(b.Pushed), "INSERT INTO inbox_devices (usr, dev, token, pushed) VALUES ", "(?,?,'',?)",
+		st.q.upsertPushedEnd, func(i int, args []any) []any {
+			p := &b.Pushed[i]
+			return append(args, int64(p.User), int64(p.Device), int64(p.Seq))
+		}); err != nil {
+		return err
 	}
 	for _, d := range b.DeadTokens {
 		if _, err := tx.Exec(ctx, "UPDATE inbox_devices SET token = '' WHERE usr = ? AND dev = ? AND token = ?", int64(d.User), int64(d.Device), d.Token); err != nil {

@@ -24,11 +24,11 @@ type store struct {
 
 // queries are the statements that the dialects write differently.
 type queries struct {
-	insertRows                   string
-	upsertDeviceEnd              string
-	upsertBodyEnd, upsertMarkEnd string
-	upsertOwnerEnd               string
-	share                        string
+	insertRows                      string
+	upsertDeviceEnd                 string
+	upsertBodyEnd, upsertMarkEnd    string
+	upsertOwnerEnd, upsertPushedEnd string
+	share                           string
 }
 
 func newStore(db *sqlstore.DB) *store {
@@ -37,6 +37,7 @@ func newStore(db *sqlstore.DB) *store {
 		st.q = queries{
 			insertRows:      "INSERT IGNORE INTO inbox_rows (seq, shard, usr, dev, mid, body_id, body, at) VALUES ",
 			upsertDeviceEnd: " ON DUPLICATE KEY UPDATE token = VALUES(token)",
+			upsertPushedEnd: " ON DUPLICATE KEY UPDATE pushed = VALUES(pushed)",
 			upsertBodyEnd:   " ON DUPLICATE KEY UPDATE refs = refs + VALUES(refs)",
 			upsertMarkEnd:   " ON DUPLICATE KEY UPDATE delivered = GREATEST(delivered, VALUES(delivered)), seen = GREATEST(seen, VALUES(seen)), at = VALUES(at)",
 			upsertOwnerEnd:  " ON DUPLICATE KEY UPDATE incarnation = VALUES(incarnation)",
@@ -47,6 +48,7 @@ func newStore(db *sqlstore.DB) *store {
 	st.q = queries{
 		insertRows:      "INSERT OR IGNORE INTO inbox_rows (seq, shard, usr, dev, mid, body_id, body, at) VALUES ",
 		upsertDeviceEnd: " ON CONFLICT (usr, dev) DO UPDATE SET token = excluded.token WHERE token <> excluded.token",
+		upsertPushedEnd: " ON CONFLICT (usr, dev) DO UPDATE SET pushed = excluded.pushed",
 		upsertBodyEnd:   " ON CONFLICT (id) DO UPDATE SET refs = refs + excluded.refs",
 		upsertMarkEnd:   " ON CONFLICT (usr, dev, grp, peer) DO UPDATE SET delivered = MAX(delivered, excluded.delivered), seen = MAX(seen, excluded.seen), at = excluded.at",
 		upsertOwnerEnd:  " ON CONFLICT (shard) DO UPDATE SET incarnation = excluded.incarnation",

@@ -112,7 +112,7 @@ func (d *DB) openSQLite(ctx context.Context, cfg Config) error {
 	q := url.Values{"_txlock": {"immediate"}}
 	for _, p := range []string{fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds()),
 		"journal_mode(WAL)", "synchronous(NORMAL)", "temp_store(MEMORY)",
-		fmt.Sprintf("cache_size(-%d)", cache>>10), "wal_autocheckpoint(4000)"} {
+		fmt.Sprintf("cache_size(-%d)", cache>>10), "wal_autocheckpoint(16000)"} {
 		q.Add("_pragma", p)
 	}
 	d.dsn = "file:" + (&url.URL{Path: cfg.DSN}).EscapedPath() + "?" + q.Encode()
