@@ -187,7 +187,8 @@ type session struct {
 	closed   bool
 	loading  bool // a page is being read
 	ackTimer bool
-	suspect  bool // has let a delivery time out; cleared by an acknowledgement
+	suspect  bool  // has let a delivery time out; cleared by an acknowledgement
+	since    int64 // when it began to drain
 	sent     uint64
 	acked    uint64
 	flight   queue

@@ -38,7 +38,7 @@ func (c *Core) pushDue(d *device) {
 	if d.token == "" || d.rows == 0 || d.newest <= d.covered || d.pushRef != 0 {
 		return
 	}
-	if s := d.session; s != nil && !s.suspect || len(c.pushing) >= c.lim.Pushes {
+	if c.attended(d.session) || len(c.pushing) >= c.lim.Pushes {
 		c.stats.PushesPostponed++
 		d.pushTimer = true
 		c.wheel.add(timer{at: c.now + int64(c.lim.PushDelay), kind: timerPush, dev: d})
@@ -49,6 +49,16 @@ func (c *Core) pushDue(d *device) {
 	c.pushing[d.pushRef] = d
 	c.eff.Pushes = append(c.eff.Pushes, PushRequest{Ref: d.pushRef, Key: d.Key, Token: d.token,
 		Message: d.message, Waiting: d.rows})
+}
+
+// drainGrace is how long a session may take to empty an inbox before its device
+// is sent a push all the same: every row that waits gets one.
+const drainGrace = 5 * time.Second
+
+// attended reports whether there is a session that acknowledges what it gets
+// and has all of it, or will soon.
+func (c *Core) attended(s *session) bool {
+	return s != nil && !s.suspect && (s.live || c.now-s.since < int64(drainGrace))
 }
 
 // PushResult ends a push. An unspecified outcome means that nobody knows what

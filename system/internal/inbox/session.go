@@ -22,7 +22,7 @@ func (c *Core) Open(gateway, conn, userID uint64, deviceID uint32, inboxSeq uint
 		}
 		c.end(old)
 	}
-	s := &session{dev: d, gateway: gateway, conn: conn}
+	s := &session{dev: d, gateway: gateway, conn: conn, since: c.now}
 	d.session = s
 	all := c.gateways[gateway]
 	if all == nil {
@@ -172,7 +172,7 @@ func (c *Core) end(s *session) {
 // or the session will end. So it counts as the page in flight, and the rows
 // that come in from now on follow when it has been acknowledged.
 func (c *Core) demote(s *session, reason *uint64) {
-	s.live = false
+	s.live, s.since = false, c.now
 	stored := false
 	for i := s.flight.head; i < len(s.flight.e); i++ {
 		e := &s.flight.e[i]
