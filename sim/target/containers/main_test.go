@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -129,4 +131,30 @@ func eventually(t *testing.T, d time.Duration, what string, ok func() bool) {
 		case <-tick.C:
 		}
 	}
+}
+
+// watched closes seen when a line begins with at.
+type watched struct {
+	mu   sync.Mutex
+	buf  strings.Builder
+	at   string
+	seen chan struct{}
+	done bool
+}
+
+func (w *watched) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.buf.Write(p)
+	if !w.done && strings.Contains("\n"+w.buf.String(), "\n"+w.at) {
+		w.done = true
+		close(w.seen)
+	}
+	return len(p), nil
+}
+
+func (w *watched) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.buf.String()
 }

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -178,4 +179,25 @@ func (m *member) follows(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// countGTIDs counts the transactions of a set like "uuid:1-5:7,uuid:9".
+func countGTIDs(set string) (int64, error) {
+	var total int64
+	for one := range strings.SplitSeq(set, ",") {
+		parts := strings.Split(strings.TrimSpace(one), ":")
+		for _, interval := range parts[1:] {
+			low, high, isRange := strings.Cut(interval, "-")
+			a, err := strconv.ParseInt(low, 10, 64)
+			b := a
+			if err == nil && isRange {
+				b, err = strconv.ParseInt(high, 10, 64)
+			}
+			if err != nil {
+				return 0, fmt.Errorf("GTID set %q: %w", set, err)
+			}
+			total += b - a + 1
+		}
+	}
+	return total, nil
 }
