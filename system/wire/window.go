@@ -1,17 +1,23 @@
 package wire
 
 // Window de-duplicates, at a receiver, the messages of one (sender device,
-// conversation) by their seq. It remembers the highest seq and which of the
-// WindowSize before it have come, in 16 bytes. It is not a high-water mark: a
-// message that comes late is fresh if it has not come before, and one older
-// than the window is taken to be fresh, because showing a message twice is a
-// smaller fault than losing it. The zero value is ready.
+// conversation) by their seq. It remembers the unbroken run of seqs that ends
+// at the highest one, however long it is, and which of the WindowSize before
+// the run have come, in 24 bytes. Messages come in order and without gaps but
+// for times in which the receiver was not a member, so the run is nearly
+// everything, and a message that comes again is known however old it is.
+//
+// It is not a high-water mark: a message that comes late is fresh if it has
+// not come before, and one older than what is remembered is taken to be fresh,
+// because showing a message twice is a smaller fault than losing it. The zero
+// value is ready.
 type Window struct {
 	highest uint64
-	below   uint64 // bit i: highest-1-i has come
+	start   uint64 // of the run: start..highest have come; 0 before the first
+	below   uint64 // bit i: start-1-i has come; bit 0 is never set
 }
 
-// WindowSize is how far below the highest seq a Window remembers.
+// WindowSize is how far below the highest seq a Window remembers at least.
 const WindowSize = 64
 
 // Accept records seq and reports whether it is fresh, that is not known to
@@ -20,27 +26,39 @@ func (w *Window) Accept(seq uint64) (fresh bool) {
 	switch {
 	case seq == 0:
 		return true
-	case seq > w.highest:
-		up := seq - w.highest
-		if w.highest == 0 || up > WindowSize {
-			w.below = 0
-		} else {
-			// A shift by 64 is 0 in Go, and then bit 63 is the old highest.
-			w.below = w.below<<up | 1<<(up-1)
-		}
+	case w.highest == 0:
+		w.start, w.highest = seq, seq
+		return true
+	case seq == w.highest+1:
 		w.highest = seq
 		return true
-	case seq == w.highest:
+	case seq > w.highest:
+		w.skip(seq)
+		return true
+	case seq >= w.start:
 		return false
 	}
-	down := w.highest - seq
+	down := w.start - seq
 	if down > WindowSize {
 		return true
 	}
 	bit := uint64(1) << (down - 1)
 	fresh = w.below&bit == 0
 	w.below |= bit
+	for w.below&1 != 0 {
+		w.start--
+		w.below >>= 1
+	}
 	return fresh
+}
+
+// skip starts a new run at seq, above a gap.
+func (w *Window) skip(seq uint64) {
+	gap, run := seq-1-w.highest, w.highest-w.start+1
+	// Shifts by 64 and more are 0 in Go.
+	below := w.below << min(gap+run, WindowSize) // what was below the old run
+	below |= (1<<min(run, WindowSize) - 1) << min(gap, WindowSize)
+	w.start, w.highest, w.below = seq, seq, below
 }
 
 // Highest returns the highest seq accepted, 0 if none.

@@ -252,23 +252,26 @@ func TestIDOf(t *testing.T) {
 	}
 }
 
-// A Window agrees with a full memory, except that it takes for fresh what is
-// older than it remembers.
+// A Window never takes what has not come for a duplicate, and knows every
+// duplicate that is not older than WindowSize.
 func TestWindow(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var w Window
 		seen := map[uint64]bool{}
 		var highest uint64
-		steps := rapid.SliceOfN(rapid.OneOf(rapid.Int64Range(-80, 5), rapid.Int64Range(-3, 200)), 1, 300).Draw(t, "steps")
+		steps := rapid.SliceOfN(rapid.OneOf(rapid.Int64Range(-80, 5), rapid.Just(int64(1)), rapid.Int64Range(-3, 200)), 1, 300).Draw(t, "steps")
 		for _, d := range steps {
 			seq := int64(highest) + d
 			if seq < 1 {
 				continue
 			}
 			s := uint64(seq)
-			want := !seen[s] || (s < highest && highest-s > WindowSize)
-			if got := w.Accept(s); got != want {
-				t.Fatalf("Accept(%d) = %v with highest %d, seen %v", s, got, highest, seen[s])
+			got := w.Accept(s)
+			if !got && !seen[s] {
+				t.Fatalf("Accept(%d) = false with highest %d: it has not come before", s, highest)
+			}
+			if got && seen[s] && highest-s <= WindowSize {
+				t.Fatalf("Accept(%d) = true with highest %d: it has come before", s, highest)
 			}
 			seen[s] = true
 			highest = max(highest, s)
@@ -281,10 +284,26 @@ func TestWindow(t *testing.T) {
 	for _, tc := range []struct {
 		seq  uint64
 		want bool
-	}{{1, true}, {1, false}, {3, true}, {2, true}, {2, false}, {67, true}, {3, false}, {2, true}, {4, true}, {1000, true}, {999, true}, {67, true}, {0, true}, {0, true}, {1 << 63, true}, {1<<63 - 64, true}, {1<<63 - 64, false}} {
+	}{{1, true}, {1, false}, {3, true}, {2, true}, {2, false}, {3, false}, {67, true}, {3, false}, {1, true}, {4, true}, {1000, true}, {999, true}, {67, true}, {0, true}, {0, true}, {1 << 63, true}, {1<<63 - 64, true}, {1<<63 - 64, false}} {
 		if got := w.Accept(tc.seq); got != tc.want {
 			t.Errorf("Accept(%d) = %v", tc.seq, got)
 		}
+	}
+}
+
+// A fan-out that takes a partition over sends hundreds of messages again.
+func TestWindowKnowsAnUnbrokenRunHoweverLong(t *testing.T) {
+	var w Window
+	for seq := uint64(5); seq <= 10_000; seq++ {
+		w.Accept(seq)
+	}
+	for seq := uint64(5); seq <= 10_000; seq++ {
+		if w.Accept(seq) {
+			t.Fatalf("%d came again and is taken to be fresh", seq)
+		}
+	}
+	if !w.Accept(4) {
+		t.Error("4 has not come before")
 	}
 }
 
