@@ -44,14 +44,14 @@ func (st *store) Commit(ctx context.Context, b *inbox.Batch) (inbox.Result, erro
 // fence checks that nobody has claimed the shards since. A SQLite file belongs
 // to one set of shards, so one of them speaks for all.
 func (st *store) fence(ctx context.Context, tx *sqlstore.Tx, b *inbox.Batch, _ *inbox.Result) error {
-	want := len(st.shards)
-	query := "SELECT shard FROM inbox_owners WHERE shard IN (" + st.shardList() + ") AND incarnation = ?" + st.q.share
-	args := append(st.args[:0], int64(b.Incarnation))
 	if st.db.Driver() == sqlstore.SQLite {
-		want = 1
-		query = "SELECT shard FROM inbox_owners WHERE shard = ? AND incarnation = ?"
-		args = append(st.args[:0], st.shards[0], int64(b.Incarnation))
+		return st.fenceBy(ctx, tx, b, 1, "SELECT shard FROM inbox_owners WHERE shard = ? AND incarnation = ?", st.shards[0], int64(b.Incarnation))
 	}
+	return st.fenceBy(ctx, tx, b, len(st.shards), "SELECT shard FROM inbox_owners WHERE shard IN ("+st.shardList()+
+		") AND incarnation = ? FOR SHARE", int64(b.Incarnation))
+}
+
+func (st *store) fenceBy(ctx context.Context, tx *sqlstore.Tx, b *inbox.Batch, want int, query string, args ...any) error {
 	rows, err := tx.Query(ctx, query, args...)
 	if err != nil {
 		return err

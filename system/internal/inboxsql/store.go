@@ -28,7 +28,6 @@ type queries struct {
 	upsertDeviceEnd                 string
 	upsertBodyEnd, upsertMarkEnd    string
 	upsertOwnerEnd, upsertPushedEnd string
-	share                           string
 }
 
 func newStore(db *sqlstore.DB) *store {
@@ -41,7 +40,6 @@ func newStore(db *sqlstore.DB) *store {
 			upsertBodyEnd:   " ON DUPLICATE KEY UPDATE refs = refs + VALUES(refs)",
 			upsertMarkEnd:   " ON DUPLICATE KEY UPDATE delivered = GREATEST(delivered, VALUES(delivered)), seen = GREATEST(seen, VALUES(seen)), at = VALUES(at)",
 			upsertOwnerEnd:  " ON DUPLICATE KEY UPDATE incarnation = VALUES(incarnation)",
-			share:           " FOR SHARE",
 		}
 		return st
 	}
