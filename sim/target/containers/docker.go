@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"time"
 
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/client"
@@ -45,6 +46,8 @@ func Available(ctx context.Context, images Images) error {
 // makeNetwork makes the run's network and returns its name.
 func (d *Deployment) makeNetwork(ctx context.Context) (string, error) {
 	name := "throng-" + d.run
+	ctx, cancel := settled(ctx)
+	defer cancel()
 	_, err := d.api.NetworkCreate(ctx, name, client.NetworkCreateOptions{Driver: "bridge", Labels: d.labels("network")})
 	if err != nil {
 		return "", fmt.Errorf("containers: network: %w", err)
@@ -60,3 +63,16 @@ func binding(containerPort string, hostPort int) (network.Port, network.PortBind
 	}
 	return port, network.PortBinding{HostIP: netip.MustParseAddr(loopback), HostPort: strconv.Itoa(hostPort)}, nil
 }
+
+// settled returns a context for what changes the daemon's state: a request that
+// is given up half-way can have its effect later, after the removal of the run.
+// It is done at once where ctx is done already, and else when the change is.
+func settled(ctx context.Context) (context.Context, context.CancelFunc) {
+	if ctx.Err() != nil {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(context.WithoutCancel(ctx), changeTimeout)
+}
+
+// changeTimeout bounds one change of the daemon's state.
+const changeTimeout = 60 * time.Second

@@ -116,6 +116,8 @@ func (m *member) createWith(ctx context.Context, exposed []string, bindings netw
 	for path, data := range m.files {
 		req.Files = append(req.Files, testcontainers.ContainerFile{Reader: bytes.NewReader(data), ContainerFilePath: path, FileMode: 0o644})
 	}
+	ctx, cancel := settled(ctx)
+	defer cancel()
 	c, err := m.d.docker.CreateContainer(ctx, req)
 	if err != nil {
 		return fmt.Errorf("containers: create %s: %w", m.name(), err)
@@ -131,6 +133,8 @@ func (m *member) start(ctx context.Context) (<-chan exit, error) {
 	if m.running {
 		return nil, fmt.Errorf("containers: %s is running", m.name())
 	}
+	ctx, cancel := settled(ctx)
+	defer cancel()
 	if _, err := m.d.api.ContainerStart(ctx, m.id, client.ContainerStartOptions{}); err != nil {
 		return nil, fmt.Errorf("containers: start %s: %w", m.name(), err)
 	}
