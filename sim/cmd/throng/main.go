@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"throng/sim/target/containers"
 	"throng/sim/target/infra"
 	"throng/system"
 )
@@ -34,7 +35,7 @@ func main() {
 	// the harness needs no other file.
 	if len(args) > 0 {
 		switch args[0] {
-		case "chatd", "embedded":
+		case "chatd", "embedded", "containers":
 			_ = setNice(niceDefault) // the generator's is inherited
 		}
 		switch args[0] {
@@ -42,6 +43,8 @@ func main() {
 			os.Exit(system.Main(context.Background(), args[1:], os.Stdin, os.Stdout, os.Stderr))
 		case "embedded":
 			os.Exit(infra.Main(context.Background(), args[1:], os.Stdin, os.Stdout, os.Stderr))
+		case "containers":
+			os.Exit(containers.Main(context.Background(), args[1:], os.Stdin, os.Stdout, os.Stderr))
 		}
 	}
 	os.Exit(run(args, os.Stdout, os.Stderr))

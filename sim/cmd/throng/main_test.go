@@ -12,7 +12,7 @@ import (
 
 func TestMain(m *testing.M) {
 	// The target starts the roles by executing this binary again.
-	if len(os.Args) > 1 && (os.Args[1] == "chatd" || os.Args[1] == "embedded") {
+	if len(os.Args) > 1 && (os.Args[1] == "chatd" || os.Args[1] == "embedded" || os.Args[1] == "containers") {
 		main()
 	}
 	os.Exit(m.Run())
@@ -24,7 +24,7 @@ func smoke(t *testing.T, args ...string) (int, *report.Result, string) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "run")
 	var out, errs bytes.Buffer
-	code := run(append([]string{"run", filepath.Join("..", "..", "..", "scenarios", "smoke.yaml"), "--out", dir}, args...), &out, &errs)
+	code := run(append([]string{"run", filepath.Join("..", "..", "..", "scenarios", "smoke.yaml"), "--stack", "embedded", "--out", dir}, args...), &out, &errs)
 	res, err := report.Read(dir)
 	if err != nil {
 		t.Fatalf("exit code %d, no result: %v\n%s\n%s", code, err, errs.String(), out.String())
@@ -65,6 +65,7 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"run"}, "accepts 1 arg"},
 		{[]string{"run", "nonesuch"}, "nonesuch.yaml"},
 		{[]string{"run", "smoke", "--stack", "moon"}, "embedded, containers, external, auto"},
+		{[]string{"run", "smoke", "--stack", "external"}, "no external target"},
 		{[]string{"run", "../../../scenarios/smoke.yaml", "--scale", "7"}, "1/5000"},
 		{[]string{"run", "../../../scenarios/smoke.yaml", "--duration", "soon"}, "60s"},
 		{[]string{"run", "../../../scenarios/smoke.yaml", "--plant", "roses"}, "commit-early"},

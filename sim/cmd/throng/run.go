@@ -3,13 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
-	"net/http"
-	"net/http/pprof"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -21,6 +18,7 @@ import (
 	"throng/sim/report"
 	"throng/sim/scenario"
 	"throng/sim/target"
+	"throng/sim/target/containers"
 	"throng/sim/workload"
 	"throng/system"
 	"throng/system/wire"
@@ -29,8 +27,10 @@ import (
 // runFlags are the settings of `throng run`.
 type runFlags struct {
 	stack, scale, duration, out, plant, pprof string
-	seed                                      uint64
-	seedSet                                   bool
+	// attach and reason are set for the generator that runs as a container.
+	attach, reason string
+	seed           uint64
+	seedSet        bool
 }
 
 func (c *cli) runCommand() *cobra.Command {
@@ -57,102 +57,18 @@ SCENARIO is a file, or the name of one under scenarios/.`,
 	cmd.Flags().StringVar(&f.out, "out", "", "run folder (default: reports/runs/<scenario>/<run id>)")
 	cmd.Flags().StringVar(&f.plant, "plant", "", "plants a bug in the backend, to see the audit find it: drop, ack-early, commit-early or ex-member")
 	cmd.Flags().StringVar(&f.pprof, "pprof", "", "serves profiles of the generator at this address, as 127.0.0.1:6060")
+	cmd.Flags().StringVar(&f.attach, "attach", "", "file that describes a running target, for the generator in a container")
+	cmd.Flags().StringVar(&f.reason, "reason", "", "why the target was chosen, for --attach")
+	_ = cmd.Flags().MarkHidden("attach")
+	_ = cmd.Flags().MarkHidden("reason")
 	return cmd
-}
-
-// servePprof serves the generator's own profiles; the roles have debug ports of
-// their own.
-func (r *runner) servePprof() error {
-	if r.flags.pprof == "" {
-		return nil
-	}
-	ln, err := net.Listen("tcp", r.flags.pprof)
-	if err != nil {
-		return &codedError{exitUsage, fmt.Errorf("--pprof: %w", err)}
-	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("/debug/pprof/", pprof.Index)
-	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-	go func() { _ = srv.Serve(ln) }()
-	context.AfterFunc(r.hard, func() { _ = srv.Close() })
-	return nil
 }
 
 // plants are the bugs that the roles can be started with.
 func plants() []string { return []string{"drop", "ack-early", "commit-early", "ex-member"} }
 
-// scenarioPath finds a scenario by file or name.
-func scenarioPath(name string) string {
-	if strings.ContainsRune(name, os.PathSeparator) || strings.HasSuffix(name, ".yaml") || strings.HasSuffix(name, ".yml") {
-		return name
-	}
-	return filepath.Join("scenarios", name+".yaml")
-}
-
-// loadSpec reads a scenario and applies the flags.
-func loadSpec(name string, f *runFlags) (*scenario.Spec, error) {
-	spec, err := scenario.Load(scenarioPath(name))
-	if err != nil {
-		return nil, &codedError{exitUsage, err}
-	}
-	var scale, steady *float64
-	var seed *uint64
-	if f.scale != "" {
-		v, err := parseRatio(f.scale)
-		if err != nil {
-			return nil, &codedError{exitUsage, fmt.Errorf("--scale %q: %w", f.scale, err)}
-		}
-		scale = &v
-	}
-	if f.duration != "" {
-		d, err := time.ParseDuration(f.duration)
-		if err != nil || d <= 0 {
-			return nil, &codedError{exitUsage, fmt.Errorf("--duration %q is not a length of time; write it as 60s or 2m", f.duration)}
-		}
-		v := d.Seconds()
-		steady = &v
-	}
-	if f.seedSet {
-		seed = &f.seed
-	}
-	if spec, err = spec.WithOverrides(scale, steady, seed); err != nil {
-		return nil, &codedError{exitUsage, err}
-	}
-	return spec, nil
-}
-
-// parseRatio reads 1/5000 or 0.0002.
-func parseRatio(s string) (float64, error) {
-	a, b, frac := strings.Cut(s, "/")
-	x, err := strconv.ParseFloat(strings.TrimSpace(a), 64)
-	if err == nil && frac {
-		var y float64
-		if y, err = strconv.ParseFloat(strings.TrimSpace(b), 64); err == nil {
-			x /= y
-		}
-	}
-	if err != nil || !(x > 0) || x > 1 {
-		return 0, fmt.Errorf("is not a share between 0 and 1; write it as 1/5000")
-	}
-	return x, nil
-}
-
-// chooseStack says which target the run gets, and why.
-func chooseStack(stack string) (name, reason string, err error) {
-	switch stack {
-	case "embedded":
-		return "embedded", "chosen by --stack", nil
-	case "auto":
-		return "embedded", "auto: this version has no other target", nil
-	case "containers", "external":
-		return "", "", fmt.Errorf("--stack %s: this version has the embedded target only; use --stack embedded", stack)
-	}
-	return "", "", fmt.Errorf("--stack %q: allowed are embedded, containers, external, auto", stack)
-}
-
 func (c *cli) runScenario(name string, f *runFlags) error {
-	stack, reason, err := chooseStack(f.stack)
+	stack, reason, err := c.chooseStack(f)
 	if err != nil {
 		return &codedError{exitUsage, err}
 	}
@@ -164,15 +80,19 @@ func (c *cli) runScenario(name string, f *runFlags) error {
 		return &codedError{exitUsage, fmt.Errorf("--plant %q: allowed are %s", f.plant, strings.Join(plants(), ", "))}
 	}
 	p := newProgress(c.stderr)
-	p.line("%s: %s", spec.Name, spec.Question)
-	p.line("target %s (%s)", stack, reason)
+	if f.attach == "" {
+		p.line("%s: %s", spec.Name, spec.Question)
+		p.line("target %s (%s)", stack, reason)
+	}
 	r := &runner{cli: c, spec: spec, flags: f, progress: p, start: time.Now()}
 	r.pop = population.New(spec.Seed, spec.Resolved().Users, spec.Preset)
 	if r.sched, err = workload.Build(spec, r.pop); err != nil {
 		return &codedError{exitUsage, err}
 	}
-	for _, w := range r.sched.Stats.Warnings {
-		p.line("note: %s", w)
+	if f.attach == "" {
+		for _, w := range r.sched.Stats.Warnings {
+			p.line("note: %s", w)
+		}
 	}
 	if err := r.checkMachine(); err != nil {
 		return &codedError{exitUnavailable, err}
@@ -184,6 +104,12 @@ func (c *cli) runScenario(name string, f *runFlags) error {
 		p.line("note: the generator runs at default priority, its lateness may be higher: %v", err)
 	}
 	r.start = time.Now()
+	if r.dir, err = r.folder(); err != nil {
+		return &codedError{exitInternal, err}
+	}
+	if stack == "containers" && f.attach == "" {
+		return r.runContainers(scenarioPath(name), reason)
+	}
 	if err := r.prepare(stack, reason); err != nil {
 		return &codedError{exitInternal, err}
 	}
@@ -208,42 +134,56 @@ type runner struct {
 
 // prepare makes the run folder and the target.
 func (r *runner) prepare(stack, reason string) error {
-	id := history.NewRunID(r.start, r.spec.Hash())
-	r.dir = r.flags.out
-	if r.dir == "" {
-		r.dir = filepath.Join("reports", "runs", r.spec.Name, id)
-	}
-	r.manifest = &history.Manifest{
-		FormatVersion: history.FormatVersion, RunID: id, Scenario: r.spec.Name, Question: r.spec.Question,
-		Target: stack, TargetReason: reason, Versions: versions(), Machine: thisMachine(),
-		Seed: r.spec.Seed, SpecHash: r.spec.Hash(), SpecYAML: string(r.spec.YAML()), Replay: r.replay(), Start: r.start,
-		Users: r.pop.Users(),
-	}
-	var err error
-	if r.writer, err = history.Create(r.dir, r.manifest); err != nil {
+	if err := r.open(stack, reason); err != nil {
 		return err
+	}
+	onEvent := func(e history.Event) {
+		e.T = time.Since(r.start).Seconds()
+		_ = r.writer.Event(e)
+	}
+	if r.flags.attach != "" {
+		t, err := containers.Attach(r.flags.attach, onEvent)
+		if err != nil {
+			return err
+		}
+		r.target = t
+		maps.Copy(r.manifest.Versions, t.Versions())
+		return nil
 	}
 	exe, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find own executable: %w", err)
 	}
-	t := r.spec.Topology
-	r.target, err = target.NewEmbedded(target.EmbeddedConfig{
-		Topology: target.Topology{Gateways: t.Gateways, Messages: t.Messages, Fanouts: t.Fanouts, Groups: t.Groups,
-			Inboxes: t.Inboxes, Pushes: t.Pushes, Partitions: t.Partitions},
-		Exe: exe, LogDir: filepath.Join(r.dir, "logs"), Plant: r.flags.plant,
-		Settings: system.Settings{PushDelay: system.Duration(r.spec.PushDelayS * float64(time.Second))},
-		OnEvent: func(e history.Event) {
-			e.T = time.Since(r.start).Seconds()
-			_ = r.writer.Event(e)
-		},
-	})
+	r.target, err = target.NewEmbedded(target.EmbeddedConfig{Topology: r.topology(), Exe: exe,
+		LogDir: filepath.Join(r.dir, "logs"), Plant: r.flags.plant, Settings: r.settings(), OnEvent: onEvent})
 	return err
 }
 
-func (r *runner) replay() string {
-	return fmt.Sprintf("throng run %s --stack embedded --seed %d --scale %g --duration %gs",
-		r.spec.Name, r.spec.Seed, r.spec.Scale, r.spec.Phases.SteadyS)
+// open starts the run folder.
+func (r *runner) open(stack, reason string) (err error) {
+	r.manifest = &history.Manifest{
+		FormatVersion: history.FormatVersion, RunID: history.NewRunID(r.start, r.spec.Hash()), Scenario: r.spec.Name, Question: r.spec.Question,
+		Target: stack, TargetReason: reason, Versions: versions(), Machine: thisMachine(),
+		Seed: r.spec.Seed, SpecHash: r.spec.Hash(), SpecYAML: string(r.spec.YAML()), Replay: r.replay(stack), Start: r.start,
+		Users: r.pop.Users(),
+	}
+	r.writer, err = history.Create(r.dir, r.manifest)
+	return err
+}
+
+func (r *runner) topology() target.Topology {
+	t := r.spec.Topology
+	return target.Topology{Gateways: t.Gateways, Messages: t.Messages, Fanouts: t.Fanouts, Groups: t.Groups,
+		Inboxes: t.Inboxes, Pushes: t.Pushes, Partitions: t.Partitions}
+}
+
+func (r *runner) settings() system.Settings {
+	return system.Settings{PushDelay: system.Duration(r.spec.PushDelayS * float64(time.Second))}
+}
+
+func (r *runner) replay(stack string) string {
+	return fmt.Sprintf("throng run %s --stack %s --seed %d --scale %g --duration %gs",
+		r.spec.Name, stack, r.spec.Seed, r.spec.Scale, r.spec.Phases.SteadyS)
 }
 
 // run starts the target, plays the scenario and reports. The target is gone
@@ -289,7 +229,7 @@ func (r *runner) run() error {
 	if err := res.Terminal(r.stdout, isTerminal(r.stdout)); err != nil {
 		return &codedError{exitInternal, err}
 	}
-	fmt.Fprintf(r.stdout, "report: %s\n", filepath.Join(r.dir, "report.html"))
+	fmt.Fprintf(r.stdout, "report: %s\n", relative(filepath.Join(r.dir, "report.html")))
 	r.exit = res.ExitCode()
 	return nil
 }
