@@ -77,6 +77,7 @@ type loop struct {
 	gateways map[uint64]*outbox
 	rows     int
 	marks    int       // of the core, as last published
+	users    int       // likewise
 	deferred time.Time // when the oldest waiting deletion came
 	saved    time.Time
 	swept    time.Time
@@ -204,6 +205,8 @@ func (l *loop) observe() {
 	l.in.m.queues[l.n].Depth.Set(float64(len(l.queue)))
 	l.in.m.marks.Depth.Add(float64(l.core.marks - l.marks))
 	l.marks = l.core.marks
+	l.in.m.users.Depth.Add(float64(len(l.core.users) - l.users))
+	l.users = len(l.core.users)
 }
 
 func (l *loop) gather(events int) {

@@ -20,7 +20,7 @@ type metrics struct {
 	pushesPostponed, planted    prometheus.Counter
 	queues                      []*obs.Queue // one for each loop
 	gatewayQueue, peerQueue     *obs.Queue
-	pushQueue, marks            *obs.Queue
+	pushQueue, marks, users     *obs.Queue
 }
 
 // maker registers metrics and keeps the first error.
@@ -86,6 +86,7 @@ func newMetrics(reg prometheus.Registerer, loops int, lim Limits) (*metrics, err
 		gatewayQueue: k.queue("inbox_gateway_frames", outLimit),
 		peerQueue:    k.queue("inbox_peer_receipts", peerLimit),
 		pushQueue:    k.queue("inbox_pushes", loops*lim.Pushes),
+		users:        k.queue("inbox_users", loops*lim.Users),
 		marks:        k.queue("inbox_receipt_marks", loops*lim.Receipts),
 	}
 	for i := range loops {
