@@ -2,7 +2,9 @@ package inbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"sync"
 
 	"google.golang.org/grpc/codes"
@@ -30,6 +32,9 @@ func (in *Inbox) pump(ctx context.Context, ctl *streamCtl, send func(context.Con
 	<-ctx.Done()
 	sender.Wait()
 	err := context.Cause(ctx)
+	if errors.Is(err, io.EOF) {
+		return nil // the caller is done
+	}
 	if _, ok := status.FromError(err); !ok {
 		err = status.FromContextError(err).Err()
 	}

@@ -2,6 +2,8 @@ package push
 
 import (
 	"context"
+	"errors"
+	"io"
 	"sync"
 	"time"
 
@@ -60,6 +62,9 @@ func (s server) Notify(grpcStream rpc.Push_NotifyServer) error {
 		select {
 		case <-ctx.Done():
 			err := context.Cause(ctx)
+			if errors.Is(err, io.EOF) {
+				return nil // the asker is done
+			}
 			if _, ok := status.FromError(err); !ok {
 				err = status.FromContextError(err).Err()
 			}
