@@ -55,12 +55,18 @@ func (e *Engine) moving(ctx context.Context) string {
 	if err != nil {
 		return "the counters cannot be read: " + err.Error()
 	}
+	var partitions, records float64
 	for _, s := range samples {
 		if s.Role == "fanout" {
-			if n := s.Values["throng_fanout_lag"] + s.Values["throng_fanout_inflight"]; n > 0 {
-				return fmt.Sprintf("%.0f group messages in fanout/%d", n, s.Instance)
-			}
+			partitions += s.Values["throng_fanout_partitions"]
+			records += s.Values["throng_fanout_lag"] + s.Values["throng_fanout_inflight"]
 		}
+	}
+	if want := float64(e.spec.Topology.Partitions); partitions < want {
+		return fmt.Sprintf("the fan-out reads %.0f of %.0f partitions of the groups' log", partitions, want)
+	}
+	if records > 0 {
+		return fmt.Sprintf("%.0f group messages in the log", records)
 	}
 	return ""
 }

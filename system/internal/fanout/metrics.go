@@ -8,7 +8,7 @@ import (
 
 type metrics struct {
 	records, recipients, redelivered, poison, lookups, groupErrors prometheus.Counter
-	lag, inFlight                                                  prometheus.Gauge
+	lag, inFlight, partitions                                      prometheus.Gauge
 	cached                                                         *obs.Queue
 }
 
@@ -37,6 +37,10 @@ func (m *metrics) register(reg prometheus.Registerer, inFlight, cached int) erro
 	}
 	if m.inFlight, err = obs.Register(reg, prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "throng_fanout_inflight", Help: "Records read and not resolved."})); err != nil {
+		return err
+	}
+	if m.partitions, err = obs.Register(reg, prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "throng_fanout_partitions", Help: "Partitions assigned to this instance."})); err != nil {
 		return err
 	}
 	if _, err = obs.NewQueue(reg, "fanout_inflight_per_partition", inFlight); err != nil {

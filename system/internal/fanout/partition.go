@@ -66,6 +66,8 @@ func (f *Fanout) handle(ctx context.Context, part Partition) {
 	}
 	log := f.cfg.Log.With("partition", part.ID())
 	log.Debug("partition taken")
+	f.m.partitions.Inc()
+	defer f.m.partitions.Dec()
 	w.run()
 	<-ctx.Done() // a stopping process keeps the partition while it drains
 	w.close()
