@@ -37,6 +37,8 @@ type Config struct {
 	Brokers int
 	// Replicas of MySQL beside the primary; 0 means 1.
 	Replicas int
+	// NoRoles leaves the roles out: infrastructure for conformance suites.
+	NoRoles bool
 	// Images of the infrastructure; see Images.
 	Images Images
 	// Exe is the static binary that the roles' image is made of, with the verbs
@@ -234,6 +236,9 @@ func (d *Deployment) Start(ctx context.Context, progress func(string)) (err erro
 		return err
 	}
 	roles := slices.DeleteFunc(slices.Clone(d.members), func(m *member) bool { return m.infra })
+	if d.cfg.NoRoles {
+		return nil
+	}
 	progress(fmt.Sprintf("starting %s of roles", count(len(roles), "container")))
 	if err := d.startAll(startCtx, roles, nil); err != nil {
 		return err

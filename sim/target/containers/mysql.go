@@ -17,7 +17,6 @@ import (
 const (
 	groupSchema = "throng_groups"
 	inboxSchema = "throng_inbox"
-	testSchema  = "throng_test" // for conformance suites
 
 	account      = "throng" // roles and tests
 	adminAccount = "throng_admin"
@@ -39,7 +38,7 @@ exec mysqld "$@"`
 // log. One statement a line.
 func initSQL() string {
 	lines := []string{"SET sql_log_bin = 0"}
-	for _, schema := range []string{groupSchema, inboxSchema, testSchema} {
+	for _, schema := range []string{groupSchema, inboxSchema} {
 		lines = append(lines, "CREATE DATABASE IF NOT EXISTS "+schema)
 	}
 	for _, a := range []struct{ name, grant string }{
@@ -84,10 +83,21 @@ func dsnOf(user, addr, schema string) string {
 	return c.FormatDSN()
 }
 
-// TestDSN returns a DSN of an empty schema of the primary, as this host reaches
-// it, for conformance suites.
-func (d *Deployment) TestDSN() string {
-	return dsn(d.Address(RoleMySQL, 0, portMySQL), testSchema)
+// Schema makes an empty schema on the primary and returns its DSN, as this host
+// reaches it. name is throng_ and what is allowed in a name without quotes.
+func (d *Deployment) Schema(ctx context.Context, name string) (string, error) {
+	primary, err := d.find(RoleMySQL, 0)
+	if err != nil {
+		return "", err
+	}
+	err = primary.query(ctx, func(db *sql.DB) error {
+		_, err := db.ExecContext(ctx, "CREATE DATABASE "+name)
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("containers: schema %s: %w", name, err)
+	}
+	return dsn(primary.published[portMySQL], name), nil
 }
 
 // query runs f with a connection of the administrator's.

@@ -44,6 +44,9 @@ func (d *Deployment) describe() error {
 	d.describeMySQL()
 	d.describeRedis()
 	d.describeProvider()
+	if d.cfg.NoRoles {
+		return nil
+	}
 	for _, role := range system.Roles() {
 		d.describeRole(role, data)
 	}

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -29,6 +31,44 @@ func broker(t testing.TB, partitions int, opts ...kfake.Opt) (*kfake.Cluster, []
 	}
 	t.Cleanup(c.Close)
 	return c, c.ListenAddrs()
+}
+
+// log is a topic that a test has for itself, and the name of a consumer group.
+type log struct {
+	brokers      []string
+	topic, group string
+}
+
+func (l log) producer(t testing.TB, partitions int) *Producer {
+	return producer(t, l.brokers, partitions, func(c *ProducerConfig) { c.Topic = l.topic })
+}
+
+// conformance runs a test on kfake, and on the Kafka that THRONG_KAFKA_BROKERS
+// names (host:port, separated by commas).
+func conformance(t *testing.T, partitions int, test func(t *testing.T, l log)) {
+	t.Run("kfake", func(t *testing.T) {
+		_, brokers := broker(t, partitions)
+		test(t, log{brokers, topic, "g"})
+	})
+	t.Run("kafka", func(t *testing.T) {
+		brokers := os.Getenv("THRONG_KAFKA_BROKERS")
+		if brokers == "" {
+			t.Skip("THRONG_KAFKA_BROKERS is not set")
+		}
+		name := fmt.Sprintf("throng-test-%d", time.Now().UnixNano())
+		l := log{strings.Split(brokers, ","), name, name}
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		for range 2 { // made, and found
+			if err := EnsureTopic(ctx, l.brokers, l.topic, partitions, 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := EnsureTopic(ctx, l.brokers, l.topic, partitions+1, 1); !errors.Is(err, errPartitions) {
+			t.Fatalf("%d partitions wanted where there are %d: %v", partitions+1, partitions, err)
+		}
+		test(t, l)
+	})
 }
 
 func producer(t testing.TB, brokers []string, partitions int, edit func(*ProducerConfig)) *Producer {
@@ -66,9 +106,12 @@ func produce(t testing.TB, p *Producer, partition int, value string) (int64, err
 }
 
 func TestProducerKeepsOrderAndConsumerReadsIt(t *testing.T) {
+	conformance(t, 3, keepsOrder)
+}
+
+func keepsOrder(t *testing.T, l log) {
 	const partitions, each = 3, 500
-	_, brokers := broker(t, partitions)
-	p := producer(t, brokers, partitions, nil)
+	p := l.producer(t, partitions)
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	offsets := make([][]int64, partitions)
@@ -97,7 +140,7 @@ func TestProducerKeepsOrderAndConsumerReadsIt(t *testing.T) {
 		}
 	}
 
-	c, err := NewConsumer(ConsumerConfig{Brokers: brokers, Topic: topic, Group: "g"})
+	c, err := NewConsumer(ConsumerConfig{Brokers: l.brokers, Topic: l.topic, Group: l.group})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,15 +177,18 @@ func TestProducerKeepsOrderAndConsumerReadsIt(t *testing.T) {
 // TestConsumerResumesAtTheCommit: what was committed is not read again, what
 // was not is.
 func TestConsumerResumesAtTheCommit(t *testing.T) {
-	_, brokers := broker(t, 1)
-	p := producer(t, brokers, 1, nil)
+	conformance(t, 1, resumes)
+}
+
+func resumes(t *testing.T, l log) {
+	p := l.producer(t, 1)
 	for i := range 10 {
 		if _, err := produce(t, p, 0, strconv.Itoa(i)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	first := func(commit int64) int64 {
-		c, err := NewConsumer(ConsumerConfig{Brokers: brokers, Topic: topic, Group: "g"})
+		c, err := NewConsumer(ConsumerConfig{Brokers: l.brokers, Topic: l.topic, Group: l.group})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -348,13 +394,16 @@ func TestQueueLimit(t *testing.T) {
 // TestRemovesItsPredecessor: a consumer that comes back after a kill does not
 // wait for the session of its former self to time out, and leaves others alone.
 func TestRemovesItsPredecessor(t *testing.T) {
-	_, brokers := broker(t, 2)
+	conformance(t, 2, removesPredecessor)
+}
+
+func removesPredecessor(t *testing.T, l log) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
 	start := func(clientID string, heartbeat time.Duration) (assigned chan int) {
-		c, err := NewConsumer(ConsumerConfig{Brokers: brokers, Topic: topic, Group: "g", ClientID: clientID,
+		c, err := NewConsumer(ConsumerConfig{Brokers: l.brokers, Topic: l.topic, Group: l.group, ClientID: clientID,
 			SessionTimeout: 20 * time.Second, Heartbeat: heartbeat})
 		if err != nil {
 			t.Fatal(err)
