@@ -107,7 +107,7 @@ lint: ## Runs the linters of .golangci.yml
 
 .PHONY: smoke
 smoke: build ## Runs scenarios/smoke.yaml; inconclusive twice counts as failed
-	@STRICT=1 TRIES=2 .ci/gate smoke
+	@STRICT=1 TRIES=2 .ci/gate smoke --stack embedded
 
 .PHONY: bench
 bench: ## Runs the benchmarks; BENCH= BENCHTIME= COUNT= BENCH_OUT=

@@ -1,7 +1,5 @@
 package capacity
 
-import "slices"
-
 const (
 	secondsPerDay = 86400
 	// peakToMean is the diurnal peak of the global sum over its mean
@@ -87,5 +85,3 @@ func backendRoles() []string {
 	return []string{"gateway", "message", "fanout", "group", "inbox", "push"}
 }
 func infraRoles() []string { return []string{"kafka", "redis", "provider"} }
-
-func isInfra(role string) bool { return slices.Contains(infraRoles(), role) }

@@ -196,7 +196,7 @@ func (p *Provider) uniform(what string, n uint64) float64 {
 	binary.LittleEndian.PutUint64(b[:], p.cfg.Seed)
 	binary.LittleEndian.PutUint64(b[8:], n)
 	h.Write(b[:])
-	io.WriteString(h, what)
+	h.Write([]byte(what))
 	x := h.Sum64()
 	// FNV mixes its last bytes badly; this is the finaliser of MurmurHash3.
 	x = (x ^ x>>33) * 0xff51afd7ed558ccd
