@@ -40,7 +40,9 @@ func TestConformance(t *testing.T) {
 }
 
 func sqlite(dir string) factory {
-	return func(t testing.TB, name string) *Store { return open(t, sqlstore.SQLite, filepath.Join(dir, name+".db")) }
+	return func(t testing.TB, name string) *Store {
+		return open(t, sqlstore.SQLite, filepath.Join(dir, name+".db"))
+	}
 }
 
 func open(t testing.TB, driver, dsn string) *Store {
