@@ -16,7 +16,7 @@ import (
 // on this host's loopback alone, and everything is gone after the run.
 const (
 	groupSchema = "throng_groups"
-	inboxSchema = "throng_inbox"
+	inboxSchema = "throng_inbox" // with the instance, and the loops by inboxsql
 
 	account      = "throng" // roles and tests
 	adminAccount = "throng_admin"
@@ -38,9 +38,7 @@ exec mysqld "$@"`
 // log. One statement a line.
 func initSQL() string {
 	lines := []string{"SET sql_log_bin = 0"}
-	for _, schema := range []string{groupSchema, inboxSchema} {
-		lines = append(lines, "CREATE DATABASE IF NOT EXISTS "+schema)
-	}
+	lines = append(lines, "CREATE DATABASE IF NOT EXISTS "+groupSchema)
 	for _, a := range []struct{ name, grant string }{
 		{account, "ALL PRIVILEGES ON `throng\\_%`.*"},
 		{adminAccount, "ALL PRIVILEGES ON *.*"},

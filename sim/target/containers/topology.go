@@ -72,7 +72,7 @@ func (d *Deployment) describeSystem() {
 	}
 	for i := range t.Inboxes {
 		s.Inboxes = append(s.Inboxes, system.InboxInstance{RPC: at(system.Inbox, i, portRPC), Debug: at(system.Inbox, i, portDebug),
-			SQL: system.SQL{Driver: "mysql", DSN: dsn("mysql-0:"+portMySQL, inboxSchema)}})
+			SQL: system.SQL{Driver: "mysql", DSN: dsn("mysql-0:"+portMySQL, fmt.Sprintf("%s_%d", inboxSchema, i))}})
 	}
 	for i := range t.Pushes {
 		s.Pushes = append(s.Pushes, system.RPCInstance{RPC: at(system.Push, i, portRPC), Debug: at(system.Push, i, portDebug)})

@@ -41,14 +41,11 @@ func (st *store) Commit(ctx context.Context, b *inbox.Batch) (inbox.Result, erro
 	return res, nil
 }
 
-// fence checks that nobody has claimed the shards since. A SQLite file belongs
-// to one set of shards, so one of them speaks for all.
+// fence checks that nobody has claimed the shards since. The database belongs
+// to one set of shards, which are claimed together: one of them speaks for all.
+// With MySQL a claim waits for the end of the transaction.
 func (st *store) fence(ctx context.Context, tx *sqlstore.Tx, b *inbox.Batch, _ *inbox.Result) error {
-	if st.db.Driver() == sqlstore.SQLite {
-		return st.fenceBy(ctx, tx, b, 1, "SELECT shard FROM inbox_owners WHERE shard = ? AND incarnation = ?", st.shards[0], int64(b.Incarnation))
-	}
-	return st.fenceBy(ctx, tx, b, len(st.shards), "SELECT shard FROM inbox_owners WHERE shard IN ("+st.shardList()+
-		") AND incarnation = ? FOR SHARE", int64(b.Incarnation))
+	return st.fenceBy(ctx, tx, b, 1, st.q.fence, st.shards[0], int64(b.Incarnation))
 }
 
 func (st *store) fenceBy(ctx context.Context, tx *sqlstore.Tx, b *inbox.Batch, want int, query string, args ...any) error {
@@ -105,7 +102,7 @@ func (st *store) insert(ctx context.Context, tx *sqlstore.Tx, b *inbox.Batch, re
 		}); err != nil {
 		return err
 	}
-	n, err := st.exec(ctx, tx, len(b.Rows), st.q.insertRows, "(?,?,?,?,?,?,?,?)", "", func(i int, args []any) []any {
+	n, err := st.exec(ctx, tx, len(b.Rows), st.q.insertRows, "(?,?,?,?,?,?,?,?)", st.q.insertRowsEnd, func(i int, args []any) []any {
 		r := &b.Rows[i]
 		var body any
 		if r.BodyID == 0 {

@@ -1,5 +1,5 @@
 // Package inboxsql keeps mailboxes in SQL: it is the inbox.Store of a
-// deployment, on SQLite (a file for each loop) or MySQL (one schema for all).
+// deployment, on SQLite (a file for each loop) or MySQL (a schema for each).
 // It owns the tables inbox_*. It may not import a role other than inbox, whose
 // port it implements.
 package inboxsql
@@ -24,11 +24,13 @@ var migrations embed.FS
 type Config struct {
 	Driver string // sqlstore.SQLite or sqlstore.MySQL
 	// DSN is the path of a file for SQLite, to which ".<loop>" is added for
-	// each loop; its folder must exist. For MySQL, a DSN shared by all
-	// instances.
+	// each loop; its folder must exist. For MySQL, a DSN of the instance's own:
+	// "_<loop>" is added to the name of its schema for each loop, and what is
+	// missing is created. Loops share no table: numbers of rows are unique in a
+	// loop only, and none waits for another's locks.
 	DSN string
-	// Loops of the instance. Default inbox.DefaultLoops. With SQLite it is
-	// fixed for life: each file holds certain shards.
+	// Loops of the instance. Default inbox.DefaultLoops. It is fixed for life:
+	// each file or schema holds certain shards.
 	Loops   int
 	Metrics prometheus.Registerer // may be nil
 }
@@ -54,9 +56,12 @@ func Open(ctx context.Context, cfg Config) (*Stores, error) {
 }
 
 func (st *Stores) open(ctx context.Context, cfg Config, loop int) error {
-	dsn := cfg.DSN
-	if cfg.Driver == sqlstore.SQLite {
-		dsn = fmt.Sprintf("%s.%d", cfg.DSN, loop)
+	dsn := fmt.Sprintf("%s.%d", cfg.DSN, loop)
+	if cfg.Driver == sqlstore.MySQL {
+		var err error
+		if dsn, err = sqlstore.MySQLSchema(ctx, cfg.DSN, fmt.Sprintf("_%d", loop)); err != nil {
+			return fmt.Errorf("inboxsql: %w", err)
+		}
 	}
 	db, err := sqlstore.Open(ctx, sqlstore.Config{Driver: cfg.Driver, DSN: dsn, Name: "inbox", Readers: -1,
 		CacheBytes: 32 << 20, Metrics: cfg.Metrics})

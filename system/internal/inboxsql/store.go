@@ -24,17 +24,26 @@ type store struct {
 
 // queries are the statements that the dialects write differently.
 type queries struct {
-	insertRows                      string
+	owners, fence                   string
+	insertRows, insertRowsEnd       string
 	upsertDeviceEnd                 string
 	upsertBodyEnd, upsertMarkEnd    string
 	upsertOwnerEnd, upsertPushedEnd string
 }
 
+const (
+	selectOwners = "SELECT shard, incarnation FROM inbox_owners ORDER BY shard"
+	selectFence  = "SELECT shard FROM inbox_owners WHERE shard = ? AND incarnation = ?"
+)
+
 func newStore(db *sqlstore.DB) *store {
 	st := &store{db: db}
 	if db.Driver() == sqlstore.MySQL {
 		st.q = queries{
-			insertRows:      "INSERT IGNORE INTO inbox_rows (seq, shard, usr, dev, mid, body_id, body, at) VALUES ",
+			owners:          selectOwners + " FOR UPDATE", // of two that claim at once, one waits or fails
+			fence:           selectFence + " FOR SHARE",
+			insertRows:      "INSERT INTO inbox_rows (seq, shard, usr, dev, mid, body_id, body, at) VALUES ",
+			insertRowsEnd:   " ON DUPLICATE KEY UPDATE seq = inbox_rows.seq", // unlike IGNORE, it lets other errors through
 			upsertDeviceEnd: " ON DUPLICATE KEY UPDATE token = VALUES(token)",
 			upsertPushedEnd: " ON DUPLICATE KEY UPDATE pushed = VALUES(pushed)",
 			upsertBodyEnd:   " ON DUPLICATE KEY UPDATE refs = refs + VALUES(refs)",
@@ -44,6 +53,8 @@ func newStore(db *sqlstore.DB) *store {
 		return st
 	}
 	st.q = queries{
+		owners:          selectOwners,
+		fence:           selectFence,
 		insertRows:      "INSERT OR IGNORE INTO inbox_rows (seq, shard, usr, dev, mid, body_id, body, at) VALUES ",
 		upsertDeviceEnd: " ON CONFLICT (usr, dev) DO UPDATE SET token = excluded.token WHERE token <> excluded.token",
 		upsertPushedEnd: " ON CONFLICT (usr, dev) DO UPDATE SET pushed = excluded.pushed",
@@ -59,12 +70,12 @@ func (st *store) Claim(ctx context.Context, shards []int, atLeast uint64) (incar
 	st.shards = slices.Clone(shards)
 	slices.Sort(st.shards)
 	err = st.db.Tx(ctx, func(tx *sqlstore.Tx) error {
-		owned, newest, err := owners(ctx, tx)
+		owned, newest, err := owners(ctx, tx, st.q.owners)
 		if err != nil {
 			return err
 		}
-		if st.db.Driver() == sqlstore.SQLite && len(owned) > 0 && !slices.Equal(owned, st.shards) {
-			return fmt.Errorf("%w: the file has shards %v, asked for %v", inbox.ErrOtherShards, owned, st.shards)
+		if len(owned) > 0 && !slices.Equal(owned, st.shards) {
+			return fmt.Errorf("%w: the database has shards %v, asked for %v", inbox.ErrOtherShards, owned, st.shards)
 		}
 		incarnation = max(newest+1, atLeast)
 		args := make([]any, 0, 2*len(st.shards))
@@ -85,8 +96,8 @@ func (st *store) Claim(ctx context.Context, shards []int, atLeast uint64) (incar
 }
 
 // owners returns the shards that anybody has claimed and the highest incarnation.
-func owners(ctx context.Context, tx *sqlstore.Tx) (shards []int, newest uint64, err error) {
-	rows, err := tx.Query(ctx, "SELECT shard, incarnation FROM inbox_owners ORDER BY shard")
+func owners(ctx context.Context, tx *sqlstore.Tx, query string) (shards []int, newest uint64, err error) {
+	rows, err := tx.Query(ctx, query)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -103,11 +114,7 @@ func owners(ctx context.Context, tx *sqlstore.Tx) (shards []int, newest uint64, 
 }
 
 func (st *store) count(ctx context.Context, tx *sqlstore.Tx) (int, error) {
-	query := "SELECT COUNT(*) FROM inbox_rows"
-	if st.db.Driver() == sqlstore.MySQL {
-		query += " WHERE shard IN (" + st.shardList() + ")"
-	}
-	rows, err := tx.Query(ctx, query)
+	rows, err := tx.Query(ctx, "SELECT COUNT(*) FROM inbox_rows")
 	if err != nil {
 		return 0, err
 	}

@@ -1,8 +1,8 @@
 package inboxsql_test
 
 import (
-	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -13,7 +13,8 @@ import (
 	"throng/system/internal/sqlstore"
 )
 
-// mysqlDSN names the variable with the DSN of an empty MySQL schema for tests.
+// mysqlDSN names the variable with the DSN of a MySQL schema for tests; the account
+// may make others beside it.
 const mysqlDSN = "THRONG_MYSQL_DSN"
 
 func open(t *testing.T, cfg inboxsql.Config) inbox.Store {
@@ -42,39 +43,105 @@ func TestSQLiteConformance(t *testing.T) {
 }
 
 func TestMySQLConformance(t *testing.T) {
+	dsn := emptyMySQL(t)
+	seen := map[*testing.T]bool{}
+	inboxtest.Conformance(t, func(t *testing.T) inbox.Store {
+		if !seen[t] {
+			seen[t] = true
+			emptyMySQL(t)
+		}
+		return open(t, inboxsql.Config{Driver: sqlstore.MySQL, DSN: dsn})
+	})
+}
+
+// emptyMySQL returns the DSN that the environment names, without the schemas of
+// loops that were made from it.
+func emptyMySQL(t *testing.T) string {
+	t.Helper()
 	dsn := os.Getenv(mysqlDSN)
 	if dsn == "" {
 		t.Skip(mysqlDSN + " is not set")
 	}
-	seen := map[*testing.T]bool{}
-	inboxtest.Conformance(t, func(t *testing.T) inbox.Store {
-		st := open(t, inboxsql.Config{Driver: sqlstore.MySQL, DSN: dsn})
-		if !seen[t] {
-			seen[t] = true
-			empty(t, dsn)
-		}
-		return st
-	})
-}
-
-func empty(t *testing.T, dsn string) {
-	t.Helper()
-	db, err := sqlstore.Open(context.Background(), sqlstore.Config{Driver: sqlstore.MySQL, DSN: dsn, Name: "test"})
+	db, err := sqlstore.Open(t.Context(), sqlstore.Config{Driver: sqlstore.MySQL, DSN: dsn, Name: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	for _, table := range []string{"owners", "devices", "rows", "bodies", "marks"} {
-		if _, err := db.Exec(t.Context(), "DELETE FROM inbox_"+table); err != nil {
+	var schema string
+	rows, err := db.Query(t.Context(), "SELECT DATABASE()")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !rows.Next() {
+		t.Fatal("no schema")
+	}
+	if err := errors.Join(rows.Scan(&schema), rows.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for loop := range inbox.DefaultLoops {
+		if _, err := db.Exec(t.Context(), fmt.Sprintf("DROP DATABASE IF EXISTS `%s_%d`", schema, loop)); err != nil {
 			t.Fatal(err)
+		}
+	}
+	return dsn
+}
+
+// TestLoopsShareNothing: loops number their rows alike.
+func TestLoopsShareNothing(t *testing.T) {
+	t.Run("sqlite", func(t *testing.T) {
+		loopsShareNothing(t, inboxsql.Config{Driver: sqlstore.SQLite, DSN: filepath.Join(t.TempDir(), "inbox")})
+	})
+	t.Run("mysql", func(t *testing.T) {
+		loopsShareNothing(t, inboxsql.Config{Driver: sqlstore.MySQL, DSN: emptyMySQL(t)})
+	})
+}
+
+func loopsShareNothing(t *testing.T, cfg inboxsql.Config) {
+	cfg.Loops = 2
+	st, err := inboxsql.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := st.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	key := func(loop int) inbox.Key { return inbox.Key{User: uint64(loop + 1)} }
+	incarnations := make([]uint64, 2)
+	for loop, s := range st.Stores() {
+		if incarnations[loop], _, err = s.Claim(t.Context(), []int{loop}, 100); err != nil {
+			t.Fatal(err)
+		}
+		res, err := s.Commit(t.Context(), &inbox.Batch{Incarnation: incarnations[loop], Register: []inbox.Registration{{Key: key(loop)}},
+			Rows: []inbox.Row{{Key: key(loop), Shard: loop, Seq: 7, Message: [16]byte{byte(loop)}, Body: []byte{byte(loop)}}}})
+		if err != nil || res.Inserted != 1 {
+			t.Fatalf("loop %d: %d rows inserted, %v", loop, res.Inserted, err)
+		}
+	}
+	if _, err := st.Stores()[0].Commit(t.Context(), &inbox.Batch{Incarnation: incarnations[0], Delete: []uint64{7}}); err != nil {
+		t.Fatal(err)
+	}
+	for loop, s := range st.Stores() {
+		res, err := s.Commit(t.Context(), &inbox.Batch{Pages: []inbox.Page{{Key: key(loop), Limit: 10}}})
+		if err != nil || len(res.Pages[0]) != loop {
+			t.Errorf("loop %d: %+v, %v; only loop 0 has deleted its row", loop, res.Pages, err)
 		}
 	}
 }
 
-func TestFileOfOtherShardsIsRefused(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "inbox")
+func TestOtherShardsAreRefused(t *testing.T) {
+	t.Run("sqlite", func(t *testing.T) {
+		otherShardsAreRefused(t, inboxsql.Config{Driver: sqlstore.SQLite, DSN: filepath.Join(t.TempDir(), "inbox")})
+	})
+	t.Run("mysql", func(t *testing.T) {
+		otherShardsAreRefused(t, inboxsql.Config{Driver: sqlstore.MySQL, DSN: emptyMySQL(t)})
+	})
+}
+
+func otherShardsAreRefused(t *testing.T, cfg inboxsql.Config) {
 	for i, shards := range [][]int{{0, 2}, {0, 1}} {
-		_, _, err := open(t, inboxsql.Config{Driver: sqlstore.SQLite, DSN: path}).Claim(t.Context(), shards, 0)
+		_, _, err := open(t, cfg).Claim(t.Context(), shards, 0)
 		if wrong := errors.Is(err, inbox.ErrOtherShards); wrong != (i == 1) {
 			t.Fatalf("claim of %v: %v", shards, err)
 		}

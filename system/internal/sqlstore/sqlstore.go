@@ -157,6 +157,31 @@ func (d *DB) openMySQL(ctx context.Context, cfg Config) error {
 	return nil
 }
 
+// MySQLSchema makes the schema named as dsn's with suffix, if it is missing, and
+// returns its DSN. The account needs the right to create it.
+func MySQLSchema(ctx context.Context, dsn, suffix string) (string, error) {
+	c, err := mysql.ParseDSN(dsn)
+	if err != nil {
+		return "", fmt.Errorf("sqlstore: parse the DSN: %w", err)
+	}
+	name := c.DBName + suffix
+	if strings.ContainsAny(name, "`\x00") || c.DBName == "" {
+		return "", fmt.Errorf("sqlstore: %q is no name for a schema", name)
+	}
+	c.DBName = ""
+	conn, err := mysql.NewConnector(c)
+	if err != nil {
+		return "", fmt.Errorf("sqlstore: connector: %w", err)
+	}
+	db := sql.OpenDB(conn)
+	_, err = db.ExecContext(ctx, "CREATE DATABASE IF NOT EXISTS `"+name+"`")
+	if err = errors.Join(err, db.Close()); err != nil {
+		return "", fmt.Errorf("sqlstore: make schema %s: %w", name, err)
+	}
+	c.DBName = name
+	return c.FormatDSN(), nil
+}
+
 // Driver returns SQLite or MySQL, for the few statements that must differ.
 func (d *DB) Driver() string { return d.driver }
 
