@@ -151,6 +151,14 @@ docker: ## Makes sure that a Docker daemon answers (root on Debian: installs and
 images: docker ## Builds the images of Kafka, MySQL and Redis, without an image registry
 	@system/deploy/images/build.sh
 
+.PHONY: test-containers
+test-containers: images ## Tests of the containers target, and of the adapters on MySQL, Redis and Kafka
+	THRONG_DOCKER=1 $(GO) test -count=1 -timeout 30m ./sim/target/containers/
+
+.PHONY: clean-containers
+clean-containers: ## Removes what runs in containers have left, runs under way included
+	@system/deploy/clean.sh
+
 .PHONY: clean
 clean: ## Removes bin/; run folders under reports/runs/ stay
 	rm -rf bin

@@ -93,7 +93,8 @@ type SQL struct {
 	Driver string `json:"driver"` // "sqlite" or "mysql"
 	// DSN is the path of the database file for sqlite, whose folder must
 	// exist, and a go-sql-driver DSN for mysql. An inbox adds ".0", ".1" ... to
-	// the path, one file for each of its loops.
+	// the path, one file for each of its loops, and "_0", "_1" ... to the name
+	// of the schema, which it makes; no two inboxes may name the same one.
 	DSN string `json:"dsn"`
 }
 
