@@ -44,6 +44,8 @@ type Target interface {
 	Provision(ctx context.Context, next func() (*wire.Provision, error)) (*wire.ProvisionResult, error)
 	// ChangeMembers returns when the change is in the group's log.
 	ChangeMembers(ctx context.Context, c *wire.MembershipChange) (*wire.MembershipResult, error)
+	// Offers says what else there is. What is not offered is not asked for.
+	Offers() Offers
 	// Pushes calls f for each push the provider accepted, until ctx is done.
 	Pushes(ctx context.Context, f func(user uint64, device uint32, id wire.MessageID, at time.Time)) error
 	// Kill and Restart act on one process of a role.
@@ -52,6 +54,18 @@ type Target interface {
 	// Sample and Scrape read the CPU and memory, and the counters, of all processes.
 	Sample() ([]history.RoleSample, error)
 	Scrape(ctx context.Context) ([]history.CounterSample, error)
+}
+
+// Offers is what a deployment has besides carrying messages.
+type Offers struct {
+	// Log: the counters of every fan-out process can be scraped, so that it is
+	// known what still lies in the groups' log.
+	Log bool
+	// Partitions of the groups' log; 0: the scenario's, below 0: not known.
+	Partitions int
+	// Pushes: there is a feed of accepted pushes. Without it no user opens the
+	// app for a push, and the push audit checks nothing.
+	Pushes bool
 }
 
 // Config of an engine. All fields but Log and Progress are required.
@@ -84,6 +98,7 @@ type Engine struct {
 	spec   *scenario.Spec
 	sched  *workload.Schedule
 	target Target
+	offers Offers
 	log    *slog.Logger
 
 	audit  *audit.Audit
@@ -129,7 +144,7 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Progress == nil {
 		cfg.Progress = func(Progress) {}
 	}
-	e := &Engine{cfg: cfg, spec: cfg.Spec, sched: cfg.Schedule, target: cfg.Target, log: cfg.Log,
+	e := &Engine{cfg: cfg, spec: cfg.Spec, sched: cfg.Schedule, target: cfg.Target, offers: cfg.Target.Offers(), log: cfg.Log,
 		gates: cfg.Target.Gateways(), start: cfg.Start, nonce: uint32(cfg.Start.UnixNano())}
 	e.audit = audit.New(audit.Config{Gated: gatedPhases(cfg.Schedule), Devices: cfg.Population.Devices, Sampled: cfg.Spec.ProofSample})
 	e.rec = metrics.NewRecorder(0)
@@ -191,7 +206,9 @@ func (e *Engine) Run(ctx, hard context.Context) (*Outcome, error) {
 	}
 	out.Phases = append(out.Phases, e.endPhase(phase))
 	bg.Go(func() { e.timers.run(run) })
-	bg.Go(func() { e.watchPushes(run) })
+	if e.offers.Pushes {
+		bg.Go(func() { e.watchPushes(run) })
+	}
 	bg.Go(func() { e.resendLoop(run) })
 	for i := range e.queues {
 		bg.Go(func() { e.sendLoop(run, e.queues[i]) })

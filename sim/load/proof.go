@@ -15,6 +15,10 @@ import (
 // what has not arrived will not.
 const quietFor = 4 * time.Second
 
+// quietBlind is the same where nobody can see what lies in the groups' log. It
+// is longer than a group of consumers takes to notice that one has died.
+const quietBlind = 20 * time.Second
+
 // settle lets the system finish: all sends answered, the groups' log consumed.
 // It takes at least the scenario's settle time and at most that and
 // settleExtra, and says what was still moving when it gave up.
@@ -49,6 +53,9 @@ func (e *Engine) moving(ctx context.Context) string {
 	if unanswered > 0 {
 		return fmt.Sprintf("%d sends unanswered", unanswered)
 	}
+	if !e.offers.Log {
+		return ""
+	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	samples, err := e.target.Scrape(ctx)
@@ -62,7 +69,11 @@ func (e *Engine) moving(ctx context.Context) string {
 			records += s.Values["throng_fanout_lag"] + s.Values["throng_fanout_inflight"]
 		}
 	}
-	if want := float64(e.spec.Topology.Partitions); partitions < want {
+	want := float64(e.offers.Partitions)
+	if want == 0 {
+		want = float64(e.spec.Topology.Partitions)
+	}
+	if partitions < want {
 		return fmt.Sprintf("the fan-out reads %.0f of %.0f partitions of the groups' log", partitions, want)
 	}
 	if records > 0 {
@@ -78,6 +89,10 @@ func (e *Engine) moving(ctx context.Context) string {
 func (e *Engine) prove(ctx context.Context) {
 	deadline := e.now() + max(seconds(e.spec.Phases.ProofS)*2, time.Minute)
 	lastProgress, best := e.now(), -1
+	quiet := quietFor
+	if !e.offers.Log {
+		quiet = quietBlind
+	}
 	for {
 		todo := e.unproved()
 		e.pending.Store(int64(len(todo)))
@@ -91,7 +106,7 @@ func (e *Engine) prove(ctx context.Context) {
 		if now > deadline {
 			break
 		}
-		if now-lastProgress > quietFor && e.moving(ctx) == "" {
+		if now-lastProgress > quiet && e.moving(ctx) == "" {
 			return // drained, quiet, and still not there: the audit calls it lost
 		}
 		e.drainAll(ctx, todo, deadline)
@@ -250,7 +265,7 @@ const pushGrace = 20 * time.Second
 // push, or been covered by a later one. The caller holds d.mu.
 func (e *Engine) checkPush(d *device, m *wire.Deliver, now time.Duration) {
 	accepted := time.UnixMilli(m.AcceptedMs).Sub(e.start)
-	if d.key.Device != 0 || now-accepted < seconds(e.spec.PushDelayS)+pushGrace {
+	if !e.offers.Pushes || d.key.Device != 0 || now-accepted < seconds(e.spec.PushDelayS)+pushGrace {
 		return
 	}
 	e.pushes.checked.Add(1)

@@ -237,6 +237,12 @@ func (r *runner) run() error {
 // engineTarget gives the engine what it needs of a target.
 type engineTarget struct{ target.Target }
 
+// Offers says what the target has besides carrying messages.
+func (t engineTarget) Offers() load.Offers {
+	c := t.Capabilities()
+	return load.Offers{Log: c.Metrics, Pushes: c.Pushes}
+}
+
 func (t engineTarget) Pushes(ctx context.Context, f func(user uint64, device uint32, id wire.MessageID, at time.Time)) error {
 	return t.Target.Pushes(ctx, func(p target.Push) { f(p.User, p.Device, p.MessageID, p.At) })
 }
