@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -101,11 +102,11 @@ func (c *child) usage() (usage, error) {
 
 // Sample returns CPU and memory of every process, the harness included.
 func (e *Embedded) Sample() ([]history.RoleSample, error) {
-	own, err := readUsage(os.Getpid())
+	own, err := OwnSample()
 	if err != nil {
 		return nil, err
 	}
-	samples := []history.RoleSample{{Role: roleGenerator, CPUSeconds: own.cpu.Seconds(), RSSBytes: own.rss, Threads: own.threads}}
+	samples := []history.RoleSample{own}
 	for _, c := range e.children {
 		u, err := c.usage()
 		if err != nil {
@@ -115,6 +116,15 @@ func (e *Embedded) Sample() ([]history.RoleSample, error) {
 			CPUSeconds: u.cpu.Seconds(), RSSBytes: u.rss, Threads: u.threads})
 	}
 	return samples, nil
+}
+
+// OwnSample is the CPU and memory of this process, the generator.
+func OwnSample() (history.RoleSample, error) {
+	own, err := readUsage(os.Getpid())
+	if err != nil {
+		return history.RoleSample{}, err
+	}
+	return history.RoleSample{Role: roleGenerator, CPUSeconds: own.cpu.Seconds(), RSSBytes: own.rss, Threads: own.threads}, nil
 }
 
 // Scrape reads /metrics of every role at once.
@@ -152,28 +162,38 @@ func (e *Embedded) Scrape(ctx context.Context) ([]history.CounterSample, error) 
 // throng_ but histograms, and the counters of process_ except
 // process_network_*, which count the whole machine.
 func ScrapeMetrics(ctx context.Context, c *http.Client, addr string) (map[string]float64, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/metrics", nil)
+	return ScrapeURL(ctx, c, "http://"+addr+"/metrics")
+}
+
+// ScrapeURL is ScrapeMetrics for any endpoint. It returns the metrics named
+// also as well.
+func ScrapeURL(ctx context.Context, c *http.Client, url string, also ...string) (map[string]float64, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return nil, fmt.Errorf("target: scrape %s: %w", addr, err)
+		return nil, fmt.Errorf("target: scrape %s: %w", url, err)
 	}
 	resp, err := c.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("target: scrape %s: %w", addr, err)
+		return nil, fmt.Errorf("target: scrape: %w", err) // names the URL
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("target: scrape %s: %s", addr, resp.Status)
+		return nil, fmt.Errorf("target: scrape %s: %s", url, resp.Status)
 	}
 	parser := expfmt.NewTextParser(model.UTF8Validation)
 	families, err := parser.TextToMetricFamilies(resp.Body)
 	if err != nil {
-		return nil, fmt.Errorf("target: scrape %s: %w", addr, err)
+		return nil, fmt.Errorf("target: scrape %s: %w", url, err)
 	}
+	return readFamilies(families, also), nil
+}
+
+func readFamilies(families map[string]*dto.MetricFamily, also []string) map[string]float64 {
 	values := map[string]float64{}
 	for name, f := range families {
 		process := strings.HasPrefix(name, "process_") && !strings.HasPrefix(name, "process_network_") &&
 			f.GetType() == dto.MetricType_COUNTER
-		if !process && !strings.HasPrefix(name, "throng_") {
+		if !process && !strings.HasPrefix(name, "throng_") && !slices.Contains(also, name) {
 			continue
 		}
 		for _, m := range f.Metric {
@@ -185,7 +205,7 @@ func ScrapeMetrics(ctx context.Context, c *http.Client, addr string) (map[string
 			}
 		}
 	}
-	return values, nil
+	return values
 }
 
 // folded returns name{k="v",...}, labels in the order of their names, which is
