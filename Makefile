@@ -34,7 +34,7 @@ BENCHTIME ?= 1s
 COUNT     ?= 1
 BENCH_OUT ?= reports/bench/latest.txt
 
-CHECKS := mod fmt vet build lint test-race smoke
+CHECKS := mod fmt vet build lint test test-race smoke
 
 .PHONY: help
 help: ## Lists the targets
@@ -79,7 +79,7 @@ test-race: ## Runs all tests with the race detector (needs a C compiler)
 	$(GO) test -race -vet=off -count=1 -timeout $(TIMEOUT) ./...
 
 .PHONY: check
-check: ## Everything CI runs: mod, fmt, vet, build, lint, test-race, smoke
+check: ## Everything CI runs: mod, fmt, vet, build, lint, test, test-race, smoke
 	@total=$$(date +%s); times=; \
 	for step in $(CHECKS); do \
 		echo "== $$step"; start=$$(date +%s); \

@@ -48,6 +48,7 @@ func TestPlantedBugsFailSmoke(t *testing.T) {
 		{"ex-member", func(r *report.Result) int64 { return r.Audit.Foreign }, "foreign"},
 	} {
 		t.Run(plant.name, func(t *testing.T) {
+			t.Parallel() // late or not, what is lost is lost
 			code, res, said := smoke(t, "--plant", plant.name)
 			if code != exitFail || plant.found(res) == 0 {
 				t.Errorf("exit code %d, %d %s: want %d and some\n%s", code, plant.found(res), plant.what, exitFail, said)
