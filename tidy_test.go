@@ -66,7 +66,7 @@ var (
 		"modernc.org/sqlite":            {"system/internal/sqlstore"},
 		"gonum.org/v1/plot":             {"sim/report"},
 		"github.com/spf13/cobra":        {"sim/cmd", "sim/target/infra", "system"},
-		"github.com/goccy/go-yaml":      {"sim/scenario"},
+		"github.com/goccy/go-yaml":      {"sim/scenario", "sim/target/external"},
 		"github.com/gorilla/websocket":  {"system/internal/gateway", "sim/client", "sim/load"}, // load: the type of a close error
 		"github.com/twmb/franz-go":      {"sim/target/infra"},
 		"github.com/alicebob/miniredis": {"sim/target/infra"},
