@@ -166,7 +166,7 @@ func (m *member) sampleLast(ctx context.Context) {
 // threads are 0 while it is down.
 func (m *member) sample(ctx context.Context) (usage, error) {
 	m.mu.Lock()
-	running, group, restarts := m.running, m.group, m.restarts
+	running, group, restarts := m.running && !m.dead, m.group, m.restarts
 	m.mu.Unlock()
 	var now usage
 	var err error
@@ -179,8 +179,8 @@ func (m *member) sample(ctx context.Context) (usage, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.restarts != restarts || !m.running {
-		return usage{cpu: m.used.cpu}, nil // it ended meanwhile
+	if m.restarts != restarts || !m.running || m.dead {
+		return usage{cpu: m.used.cpu + m.seen.cpu}, nil // it has ended
 	}
 	if err != nil {
 		return usage{}, fmt.Errorf("containers: usage of %s: %w", m.name(), err)

@@ -212,15 +212,18 @@ func everyPartKilled(t *testing.T, d *Deployment, events <-chan history.Event) {
 		if r.Role == RoleGenerator {
 			continue
 		}
+		before := time.Now()
 		if err := d.Kill(r.Role, r.Instance); err != nil {
 			t.Fatal(err)
 		}
+		killed := time.Since(before)
 		if err := d.Kill(r.Role, r.Instance); err == nil {
 			t.Errorf("%s was killed twice", r.Role)
 		}
 		if err := d.Restart(r.Role, r.Instance); err != nil {
 			t.Fatal(err)
 		}
+		t.Logf("%s/%d: killed in %s, started again after %s", r.Role, r.Instance, killed, time.Since(before))
 		if err := d.Restart(r.Role, r.Instance); err == nil {
 			t.Errorf("%s was started twice", r.Role)
 		}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -48,7 +49,8 @@ type member struct {
 	id string // of the container, set by create
 
 	mu       sync.Mutex
-	running  bool
+	running  bool          // as far as the daemon has said
+	dead     bool          // killed, and the daemon may not have noticed yet
 	wanted   bool          // an end is a crash
 	exited   chan struct{} // closed at the end of this incarnation
 	pid      int
@@ -128,6 +130,9 @@ func (m *member) createWith(ctx context.Context, exposed []string, bindings netw
 
 // start runs a new incarnation. The channel gets its end.
 func (m *member) start(ctx context.Context) (<-chan exit, error) {
+	if err := m.buried(ctx); err != nil {
+		return nil, err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.running {
@@ -138,7 +143,7 @@ func (m *member) start(ctx context.Context) (<-chan exit, error) {
 	if _, err := m.d.api.ContainerStart(ctx, m.id, client.ContainerStartOptions{}); err != nil {
 		return nil, fmt.Errorf("containers: start %s: %w", m.name(), err)
 	}
-	m.running, m.wanted, m.exited = true, true, make(chan struct{})
+	m.running, m.dead, m.wanted, m.exited = true, false, true, make(chan struct{})
 	m.pid, m.group = 0, nil
 	if info, err := m.d.api.ContainerInspect(ctx, m.id, client.ContainerInspectOptions{}); err == nil && info.Container.State != nil {
 		m.pid = info.Container.State.Pid
@@ -164,7 +169,7 @@ func (m *member) wait(exited chan struct{}, ended chan<- exit) {
 	}
 	m.mu.Lock()
 	crashed := m.wanted
-	m.running, m.pid, m.group = false, 0, nil
+	m.running, m.dead, m.pid, m.group = false, false, 0, nil
 	m.last = what
 	m.restarts++
 	m.used.cpu += m.seen.cpu
@@ -174,26 +179,58 @@ func (m *member) wait(exited chan struct{}, ended chan<- exit) {
 	ended <- exit{crashed, what}
 }
 
-// kill ends the container with SIGKILL and waits for its end.
-func (m *member) kill(ctx context.Context) error {
-	m.sampleLast(ctx)
+// buried waits until the daemon has cleaned up after a kill.
+func (m *member) buried(ctx context.Context) error {
 	m.mu.Lock()
-	if !m.running {
-		m.mu.Unlock()
-		return fmt.Errorf("containers: %s is not running", m.name())
-	}
-	exited := m.exited
-	m.wanted = false
+	dead, running, exited := m.dead, m.running, m.exited
 	m.mu.Unlock()
-	if _, err := m.d.api.ContainerKill(ctx, m.id, client.ContainerKillOptions{Signal: "KILL"}); err != nil && !errdefs.IsConflict(err) {
-		return fmt.Errorf("containers: kill %s: %w", m.name(), err)
+	if !dead || !running {
+		return nil
 	}
 	select {
 	case <-exited:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("containers: kill %s: %w", m.name(), ctx.Err())
+		return fmt.Errorf("containers: end of %s: %w", m.name(), ctx.Err())
 	}
+}
+
+// kill ends the container with SIGKILL and returns when its process is gone;
+// the daemon's cleaning up, which can take seconds on a busy machine, is waited
+// for by start.
+func (m *member) kill(ctx context.Context) error {
+	m.sampleLast(ctx)
+	m.mu.Lock()
+	if !m.running || m.dead {
+		m.mu.Unlock()
+		return fmt.Errorf("containers: %s is not running", m.name())
+	}
+	pid, local := m.pid, m.group != nil
+	m.wanted, m.dead, m.pid = false, true, 0
+	m.mu.Unlock()
+	// Where the process is one of this machine's, the signal goes there at once:
+	// the daemon's answer to a kill comes when all is cleaned up.
+	if local && syscall.Kill(pid, syscall.SIGKILL) == nil {
+		return gone(ctx, pid)
+	}
+	if _, err := m.d.api.ContainerKill(ctx, m.id, client.ContainerKillOptions{Signal: "KILL"}); err != nil && !errdefs.IsConflict(err) {
+		return fmt.Errorf("containers: kill %s: %w", m.name(), err)
+	}
+	return m.buried(ctx)
+}
+
+// gone waits until a process that was killed does not exist any more.
+func gone(ctx context.Context, pid int) error {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("containers: process %d does not end: %w", pid, ctx.Err())
+		case <-tick.C:
+		}
+	}
+	return nil
 }
 
 // stop ends the container gracefully; removal ends it where that fails.
@@ -216,7 +253,7 @@ func (m *member) awaitReady(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		m.mu.Lock()
-		running, last := m.running, m.last
+		running, last := m.running && !m.dead, m.last
 		m.mu.Unlock()
 		if !running {
 			return fmt.Errorf("containers: %s ended: %s%s", m.name(), last, m.logTail(ctx))
