@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -128,8 +130,9 @@ func (c *cli) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Prints the version", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			for k, v := range versions() {
-				fmt.Fprintf(c.stdout, "%s %s\n", k, v)
+			all := versions()
+			for _, k := range slices.Sorted(maps.Keys(all)) {
+				fmt.Fprintf(c.stdout, "%s %s\n", k, all[k])
 			}
 			return nil
 		},
