@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -20,6 +21,9 @@ import (
 // bindRetry is how long Start waits for an address that is in use: a process
 // that is restarted at once can meet the last moments of its predecessor.
 const bindRetry = 5 * time.Second
+
+// stopLimit is how long a role may take to stop; they all promise about 5 s.
+const stopLimit = 15 * time.Second
 
 // runner is a role that has been built.
 type runner interface {
@@ -55,7 +59,8 @@ type Process struct {
 	log   *slog.Logger
 
 	stopOnce sync.Once
-	stopped  chan struct{} // closed when everything has ended
+	stopped  chan struct{} // closed when everything has ended, or something is stuck
+	stuck    chan struct{} // closed when a role has not stopped within stopLimit
 
 	mu  sync.Mutex
 	err error // of the first part that failed
@@ -73,11 +78,12 @@ func Start(ctx context.Context, cfg Config, role Role, instance int, logTo io.Wr
 		return nil, fmt.Errorf("system: %s/%d: the topology has %d of this role", role, instance, n)
 	}
 	cfg = cfg.clone()
+	logTo = &lockedWriter{w: logTo} // every role instance has a logger of its own
 	log, err := obs.NewLogger(logTo, obs.LogConfig(cfg.Log), string(role), instance)
 	if err != nil {
 		return nil, fmt.Errorf("system: %w", err)
 	}
-	p := &Process{cfg: cfg, log: log, stopped: make(chan struct{})}
+	p := &Process{cfg: cfg, log: log, stopped: make(chan struct{}), stuck: make(chan struct{})}
 	for _, r := range Roles() {
 		for i := range cfg.instances(r) {
 			if role == All || (role == r && instance == i) {
@@ -97,6 +103,18 @@ func Start(ctx context.Context, cfg Config, role Role, instance int, logTo io.Wr
 	}
 	p.run(ctx)
 	return p, nil
+}
+
+// lockedWriter lets one writer at a time write.
+type lockedWriter struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (l *lockedWriter) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(p)
 }
 
 // listen binds every address of the process and writes the ports that were
@@ -215,10 +233,14 @@ func (p *Process) run(ctx context.Context) {
 		stopOnCancel()
 	}()
 	go func() {
+		defer close(p.stopped)
 		for _, u := range p.units {
-			<-u.done
+			select {
+			case <-u.done:
+			case <-p.stuck:
+				return
+			}
 		}
-		close(p.stopped)
 	}()
 }
 
@@ -257,16 +279,22 @@ func (p *Process) runUnit(ctx context.Context, u *unit) {
 
 // fail records the error of a part and stops the process.
 func (p *Process) fail(u *unit, err error) {
-	p.mu.Lock()
-	if p.err == nil {
-		p.err = fmt.Errorf("system: %s/%d: %w", u.role, u.index, err)
-	}
-	p.mu.Unlock()
+	p.note(u, err)
 	go p.stop()
 }
 
+// note records the error of a part unless there is one already.
+func (p *Process) note(u *unit, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err == nil {
+		p.err = fmt.Errorf("system: %s/%d: %w", u.role, u.index, err)
+	}
+}
+
 // stop ends the units: callers before those they call, so that what is under
-// way can finish.
+// way can finish. When one does not stop, the process is given up: a stack dump
+// in the log says where it is.
 func (p *Process) stop() {
 	p.stopOnce.Do(func() {
 		order := Roles()
@@ -278,11 +306,30 @@ func (p *Process) stop() {
 					ended = append(ended, u)
 				}
 			}
+			limit := time.NewTimer(stopLimit)
 			for _, u := range ended {
-				<-u.done
+				select {
+				case <-u.done:
+				case <-limit.C:
+					p.giveUp(u)
+					return
+				}
 			}
+			limit.Stop()
 		}
 	})
+}
+
+// giveUp ends the wait for a role that does not stop.
+func (p *Process) giveUp(u *unit) {
+	stacks := make([]byte, 1<<20)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	u.log.Error("does not stop", "after", stopLimit, "goroutines", string(stacks))
+	p.note(u, fmt.Errorf("did not stop within %s", stopLimit))
+	for _, other := range p.units {
+		other.cancel()
+	}
+	close(p.stuck)
 }
 
 // Close stops the process gracefully, waits for its end and returns what Wait
@@ -293,7 +340,8 @@ func (p *Process) Close() error {
 }
 
 // Wait returns when the process has ended: nil after Close or the end of its
-// context, else what failed.
+// context, else what failed. A role that does not stop is a failure too; its
+// goroutines are then left behind.
 func (p *Process) Wait() error {
 	<-p.stopped
 	p.mu.Lock()
