@@ -58,7 +58,18 @@ type Manifest struct {
 	Roles         []RoleInstance    `json:"roles"`
 	Users         int64             `json:"users"`
 	Notes         []string          `json:"notes"`
+	Missing       []Missing         `json:"missing,omitempty"`
 }
+
+// Missing is something that the scenario needs and the target does not declare.
+type Missing struct {
+	Needs   string `json:"needs"`   // faults, membership changes, users and groups, push audit, capacity
+	Text    string `json:"text"`    // one sentence: what is missing, and where to declare it
+	Refused bool   `json:"refused"` // the load was not started for it
+}
+
+// NeedsCapacity is the need whose absence costs the plan and not the verdict.
+const NeedsCapacity = "capacity"
 
 // Machine describes the host of the run.
 type Machine struct {

@@ -58,6 +58,11 @@ func planProblem(t *terms, f facts, j judgement) string {
 	if j.generatorLimit != "" {
 		return "the generator was the limit: " + j.generatorLimit
 	}
+	for _, m := range f.missing {
+		if m.Needs == history.NeedsCapacity {
+			return m.Text
+		}
+	}
 	if f.offered > 0 && float64(f.accepted) < 0.95*float64(f.offered) {
 		return fmt.Sprintf("only %s of the offered sends were accepted in the gated phase: what a failing system uses is not what the work costs", percent(float64(f.accepted)/float64(f.offered)))
 	}
@@ -113,7 +118,7 @@ func (e *evaluator) p99(kinds ...string) quantile {
 func (e *evaluator) facts() facts {
 	s := e.t.spec
 	f := facts{specProblem: e.t.problem, interrupted: e.run.Manifest.Interrupted || e.run.Manifest.End.IsZero(), gates: s.Gates, sample: s.ProofSample,
-		faults: len(s.Faults) > 0, audit: e.run.Audit, gated: e.gated, complete: e.complete(), phase: e.phase.Name, seconds: e.phase.End - e.phase.Start,
+		faults: len(s.Faults) > 0, missing: e.run.Manifest.Missing, audit: e.run.Audit, gated: e.gated, complete: e.complete(), phase: e.phase.Name, seconds: e.phase.End - e.phase.Start,
 		plannedSends: e.t.rates.SendsPerS, plannedLogin: e.t.rates.LoginsPerS, plannedSockets: e.t.rates.Connections, plannedFanOut: e.t.rates.FanOut,
 		fanOut: fanOut(e.run.Audit)}
 	for _, x := range s.Extra { // declared strata are offered on top of the profile

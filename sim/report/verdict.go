@@ -23,6 +23,7 @@ type facts struct {
 	gates       scenario.Gates
 	sample      float64 // declared share of the proof, 1 all
 	faults      bool    // the scenario kills processes
+	missing     []history.Missing
 	audit       *history.Audit
 
 	gated    bool // a gated phase was reached
@@ -58,9 +59,11 @@ type judgement struct {
 // Everything that leaves evidence missing is inconclusive, never a pass.
 func judge(f facts) judgement {
 	var j judgement
-	j.validity(f)
-	j.auditGates(f)
-	j.latencyGates(f)
+	if !j.missing(f.missing) {
+		j.validity(f)
+		j.auditGates(f)
+		j.latencyGates(f)
+	}
 	j.verdict = Pass
 	slices.SortStableFunc(j.gates, func(a, b Gate) int { return gateOrder(a.Kind) - gateOrder(b.Kind) })
 	for _, g := range j.gates {
@@ -89,6 +92,20 @@ func (j *judgement) gate(g Gate, broken Verdict, holds bool, format string, args
 		g.Text = fmt.Sprintf(format, args...)
 	}
 	j.gates = append(j.gates, g)
+}
+
+// missing judges what the target does not declare. It returns whether the load
+// was not started for it: then there is nothing else to judge.
+func (j *judgement) missing(list []history.Missing) (refused bool) {
+	for _, m := range list {
+		refused = refused || m.Refused
+	}
+	for _, m := range list {
+		if m.Needs != history.NeedsCapacity && (m.Refused || !refused) {
+			j.gate(Gate{Name: m.Needs, Kind: "validity", Phase: "run", Value: 0, Limit: 1, Unit: "yes"}, Inconclusive, false, "%s", m.Text)
+		}
+	}
+	return refused
 }
 
 // validity judges whether the run is a measurement at all.

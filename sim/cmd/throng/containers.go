@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -20,6 +19,9 @@ func (c *cli) chooseStack(f *runFlags) (name, reason string, err error) {
 	if f.attach != "" {
 		return "containers", f.reason, nil
 	}
+	if err := externalFlags(f); err != nil {
+		return "", "", err
+	}
 	switch f.stack {
 	case "embedded", "containers":
 		return f.stack, "chosen by --stack", nil
@@ -31,7 +33,7 @@ func (c *cli) chooseStack(f *runFlags) (name, reason string, err error) {
 		}
 		return "containers", "auto: a Docker daemon has the images; --stack embedded gets the other", nil
 	case "external":
-		return "", "", errors.New("--stack external: this version has no external target yet; use embedded or containers")
+		return "external", "named by --target " + f.target, nil
 	}
 	return "", "", fmt.Errorf("--stack %q: allowed are embedded, containers, external, auto", f.stack)
 }

@@ -66,7 +66,7 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"run"}, "accepts 1 arg"},
 		{[]string{"run", "nonesuch"}, "nonesuch.yaml"},
 		{[]string{"run", "smoke", "--stack", "moon"}, "embedded, containers, external, auto"},
-		{[]string{"run", "smoke", "--stack", "external"}, "no external target"},
+		{[]string{"run", "smoke", "--stack", "external"}, "--target FILE"},
 		{[]string{"run", "../../../scenarios/smoke.yaml", "--scale", "7"}, "1/5000"},
 		{[]string{"run", "../../../scenarios/smoke.yaml", "--duration", "soon"}, "60s"},
 		{[]string{"run", "../../../scenarios/smoke.yaml", "--plant", "roses"}, "commit-early"},

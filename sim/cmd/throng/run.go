@@ -19,6 +19,7 @@ import (
 	"throng/sim/scenario"
 	"throng/sim/target"
 	"throng/sim/target/containers"
+	"throng/sim/target/external"
 	"throng/sim/workload"
 	"throng/system"
 	"throng/system/wire"
@@ -27,6 +28,8 @@ import (
 // runFlags are the settings of `throng run`.
 type runFlags struct {
 	stack, scale, duration, out, plant, pprof string
+	target                                    string  // file of an external target
+	maxRate                                   float64 // sends a second, 0: what that file says
 	// attach and reason are set for the generator that runs as a container.
 	attach, reason string
 	seed           uint64
@@ -56,6 +59,8 @@ SCENARIO is a file, or the name of one under scenarios/.`,
 	cmd.Flags().Uint64Var(&f.seed, "seed", 0, "seed of population and schedule (default: the scenario's)")
 	cmd.Flags().StringVar(&f.out, "out", "", "run folder (default: reports/runs/<scenario>/<run id>)")
 	cmd.Flags().StringVar(&f.plant, "plant", "", "plants a bug in the backend, to see the audit find it: drop, ack-early, commit-early or ex-member")
+	cmd.Flags().StringVar(&f.target, "target", "", "file that describes the deployment, for --stack external")
+	cmd.Flags().Float64Var(&f.maxRate, "max-rate", 0, "most sends a second that an external target may get (default: its file's max_sends_per_s, or 100)")
 	cmd.Flags().StringVar(&f.pprof, "pprof", "", "serves profiles of the generator at this address, as 127.0.0.1:6060")
 	cmd.Flags().StringVar(&f.attach, "attach", "", "file that describes a running target, for the generator in a container")
 	cmd.Flags().StringVar(&f.reason, "reason", "", "why the target was chosen, for --attach")
@@ -94,14 +99,8 @@ func (c *cli) runScenario(name string, f *runFlags) error {
 			p.line("note: %s", w)
 		}
 	}
-	if err := r.checkMachine(); err != nil {
-		return &codedError{exitUnavailable, err}
-	}
-	if err := r.servePprof(); err != nil {
+	if err := r.ready(stack); err != nil {
 		return err
-	}
-	if err := setNice(niceGenerator); err != nil {
-		p.line("note: the generator runs at default priority, its lateness may be higher: %v", err)
 	}
 	r.start = time.Now()
 	if r.dir, err = r.folder(); err != nil {
@@ -113,7 +112,29 @@ func (c *cli) runScenario(name string, f *runFlags) error {
 	if err := r.prepare(stack, reason); err != nil {
 		return &codedError{exitInternal, err}
 	}
+	if r.refused() {
+		return r.refuse()
+	}
 	return r.run()
+}
+
+// ready checks that the run is allowed and possible.
+func (r *runner) ready(stack string) error {
+	if stack == "external" {
+		if err := r.openExternal(); err != nil {
+			return &codedError{exitUsage, err}
+		}
+	}
+	if err := r.checkMachine(); err != nil {
+		return &codedError{exitUnavailable, err}
+	}
+	if err := r.servePprof(); err != nil {
+		return err
+	}
+	if err := setNice(niceGenerator); err != nil {
+		r.progress.line("note: the generator runs at default priority, its lateness may be higher: %v", err)
+	}
+	return nil
 }
 
 // runner carries out one run.
@@ -130,12 +151,16 @@ type runner struct {
 	manifest *history.Manifest
 	writer   *history.Writer
 	target   target.Target
+	missing  []history.Missing // what the target does not declare
 }
 
 // prepare makes the run folder and the target.
 func (r *runner) prepare(stack, reason string) error {
 	if err := r.open(stack, reason); err != nil {
 		return err
+	}
+	if r.target != nil {
+		return nil // external
 	}
 	onEvent := func(e history.Event) {
 		e.T = time.Since(r.start).Seconds()
@@ -165,7 +190,10 @@ func (r *runner) open(stack, reason string) (err error) {
 		FormatVersion: history.FormatVersion, RunID: history.NewRunID(r.start, r.spec.Hash()), Scenario: r.spec.Name, Question: r.spec.Question,
 		Target: stack, TargetReason: reason, Versions: versions(), Machine: thisMachine(),
 		Seed: r.spec.Seed, SpecHash: r.spec.Hash(), SpecYAML: string(r.spec.YAML()), Replay: r.replay(stack), Start: r.start,
-		Users: r.pop.Users(),
+		Users: r.pop.Users(), Missing: r.missing,
+	}
+	if t, ok := r.target.(*external.Target); ok {
+		describeExternal(r.manifest, t.File())
 	}
 	r.writer, err = history.Create(r.dir, r.manifest)
 	return err
@@ -182,8 +210,15 @@ func (r *runner) settings() system.Settings {
 }
 
 func (r *runner) replay(stack string) string {
-	return fmt.Sprintf("throng run %s --stack %s --seed %d --scale %g --duration %gs",
-		r.spec.Name, stack, r.spec.Seed, r.spec.Scale, r.spec.Phases.SteadyS)
+	external := ""
+	if r.flags.target != "" {
+		external = " --target " + r.flags.target
+	}
+	if r.flags.maxRate > 0 {
+		external += fmt.Sprintf(" --max-rate %g", r.flags.maxRate)
+	}
+	return fmt.Sprintf("throng run %s --stack %s%s --seed %d --scale %g --duration %gs",
+		r.spec.Name, stack, external, r.spec.Seed, r.spec.Scale, r.spec.Phases.SteadyS)
 }
 
 // run starts the target, plays the scenario and reports. The target is gone
@@ -221,6 +256,11 @@ func (r *runner) run() error {
 	if err != nil {
 		return &codedError{exitUnavailable, err}
 	}
+	return r.report()
+}
+
+// report makes the report of the finished run folder and prints it.
+func (r *runner) report() error {
 	res, err := report.Build(r.dir)
 	if err != nil {
 		return &codedError{exitInternal, fmt.Errorf("report: %w", err)}
@@ -240,7 +280,11 @@ type engineTarget struct{ target.Target }
 // Offers says what the target has besides carrying messages.
 func (t engineTarget) Offers() load.Offers {
 	c := t.Capabilities()
-	return load.Offers{Log: c.Metrics, Pushes: c.Pushes}
+	o := load.Offers{Log: c.Metrics, Pushes: c.Pushes}
+	if x, ok := t.Target.(*external.Target); ok {
+		o.Log, o.Partitions = x.Log()
+	}
+	return o
 }
 
 func (t engineTarget) Pushes(ctx context.Context, f func(user uint64, device uint32, id wire.MessageID, at time.Time)) error {
