@@ -59,6 +59,7 @@ func TestDeployment(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+	t.Run("infrastructure away", func(t *testing.T) { infrastructureAway(t, d) })
 	t.Run("replica follows", func(t *testing.T) { replicaFollows(t, d) })
 	t.Run("crash", func(t *testing.T) { crashes(t, d, events) })
 }
@@ -262,6 +263,41 @@ func everyPartKilled(t *testing.T, d *Deployment, events <-chan history.Event) {
 	}
 }
 
+// infrastructureAway lets users talk while a part of the infrastructure is down,
+// until it is back.
+func infrastructureAway(t *testing.T, d *Deployment) {
+	for i, part := range []struct {
+		role     string
+		instance int
+	}{{RoleMySQL, 0}, {RoleMySQL, 1}, {RoleKafka, 0}, {RoleRedis, 0}} {
+		base := 5000 + 100*uint64(i)
+		if err := provision(within(t, 30*time.Second), d, base); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Kill(part.role, part.instance); err != nil {
+			t.Fatal(err)
+		}
+		talked := make(chan error, 1)
+		before := time.Now()
+		go func() { talked <- talk(within(t, 90*time.Second), d, base) }()
+		select {
+		case err := <-talked:
+			talked <- err
+		case <-time.After(2 * time.Second):
+		}
+		if err := d.Restart(part.role, part.instance); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-talked; err != nil {
+			t.Errorf("with %s/%d away: %v", part.role, part.instance, err)
+		}
+		t.Logf("with %s/%d away for 2 s the exchange took %s", part.role, part.instance, time.Since(before))
+		if err := d.WaitReady(within(t, time.Minute), part.role, part.instance); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func replicaFollows(t *testing.T, d *Deployment) {
 	lag, err := d.ReplicaLag(within(t, 10*time.Second), 1)
 	if err != nil {
@@ -327,9 +363,11 @@ func TestThreeBrokers(t *testing.T) {
 		if err := d.Kill(RoleKafka, i); err != nil {
 			t.Fatal(err)
 		}
+		before := time.Now()
 		if err := exchange(within(t, 90*time.Second), d, 2000+100*uint64(i)); err != nil {
 			t.Errorf("without broker %d: %v", i, err)
 		}
+		t.Logf("without broker %d the exchange took %s", i, time.Since(before))
 		if err := d.Restart(RoleKafka, i); err != nil {
 			t.Fatal(err)
 		}

@@ -133,26 +133,38 @@ func say(ctx context.Context, c *client.Conn, b *inbox, s *wire.Send) error {
 	}
 }
 
-// exchange provisions four users and a group of three, and lets the first talk
-// to the second directly and in the group, and to the third's push. base keeps
-// the users of several exchanges apart.
+// exchange provisions and lets talk. base keeps the users of several exchanges
+// apart.
 func exchange(ctx context.Context, tgt target.Target, base uint64) error {
+	if err := provision(ctx, tgt, base); err != nil {
+		return err
+	}
+	return talk(ctx, tgt, base)
+}
+
+// provision makes four users and a group of three.
+func provision(ctx context.Context, tgt target.Target, base uint64) error {
 	group := base + 9
 	var users []*wire.ProvisionUser
 	for i := range uint64(4) {
 		users = append(users, &wire.ProvisionUser{User: base + i + 1, Devices: []*wire.ProvisionDevice{{PushToken: fmt.Sprintf("%d/0", base+i+1)}}})
 	}
 	parts := []*wire.Provision{{Users: users}, {Groups: []*wire.ProvisionGroup{{Group: group, Name: "nine", Members: []uint64{base + 1, base + 2, base + 3}}}}}
-	if _, err := tgt.Provision(ctx, func() (*wire.Provision, error) {
+	_, err := tgt.Provision(ctx, func() (*wire.Provision, error) {
 		if len(parts) == 0 {
 			return nil, io.EOF
 		}
 		p := parts[0]
 		parts = parts[1:]
 		return p, nil
-	}); err != nil {
-		return err
-	}
+	})
+	return err
+}
+
+// talk lets the first user talk to the second directly and in the group, and to
+// the third's push.
+func talk(ctx context.Context, tgt target.Target, base uint64) error {
+	group := base + 9
 	pushCtx, stopPushes := context.WithCancel(ctx)
 	pushes := make(chan target.Push, 64)
 	var feed sync.WaitGroup

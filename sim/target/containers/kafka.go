@@ -24,7 +24,7 @@ const (
 
 // kafkaStart formats the data folder at the first start. Both the public image
 // and ours have these commands.
-const kafkaStart = `[ -f ` + kafkaData + `/meta.properties ] || /opt/kafka/bin/kafka-storage.sh format -t ` + clusterID + ` -c ` + kafkaFile + ` || exit 1
+const kafkaStart = `[ -f ` + kafkaData + `/meta.properties ] || KAFKA_OPTS=-XX:TieredStopAtLevel=1 /opt/kafka/bin/kafka-storage.sh format -t ` + clusterID + ` -c ` + kafkaFile + ` || exit 1
 exec /opt/kafka/bin/kafka-server-start.sh ` + kafkaFile
 
 // describeKafka adds the brokers. Each is a controller too (KRaft).
