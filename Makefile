@@ -18,6 +18,7 @@ TIMEOUT ?= 10m
 # Settings of `make sim`; only those that are set are passed on.
 SCENARIO ?=
 STACK    ?=
+TARGET   ?=
 SCALE    ?=
 DURATION ?=
 SEED     ?=
@@ -41,7 +42,7 @@ help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  make sim SCENARIO=name [STACK=embedded|containers|external|auto] [SCALE=1/5000]"
-	@echo "           [DURATION=60s] [SEED=1] [OUT=folder]"
+	@echo "           [DURATION=60s] [SEED=1] [OUT=folder] [TARGET=file, for external]"
 
 .PHONY: sim
 sim: ## Runs a scenario and writes its report: make sim SCENARIO=groups_peak
@@ -51,7 +52,7 @@ ifeq ($(strip $(SCENARIO)),)
 	@exit 1
 else
 	@$(MAKE) -s build
-	bin/throng run '$(scenario_file)'$(if $(strip $(STACK)), $(call flag,STACK,stack))$(if $(strip $(SCALE)), $(call flag,SCALE,scale))$(if $(strip $(DURATION)), $(call flag,DURATION,duration))$(if $(strip $(SEED)), $(call flag,SEED,seed))$(if $(strip $(OUT)), $(call flag,OUT,out)) $(FLAGS)
+	bin/throng run '$(scenario_file)'$(if $(strip $(STACK)), $(call flag,STACK,stack))$(if $(strip $(TARGET)), $(call flag,TARGET,target))$(if $(strip $(SCALE)), $(call flag,SCALE,scale))$(if $(strip $(DURATION)), $(call flag,DURATION,duration))$(if $(strip $(SEED)), $(call flag,SEED,seed))$(if $(strip $(OUT)), $(call flag,OUT,out)) $(FLAGS)
 endif
 
 .PHONY: scenarios
