@@ -507,6 +507,21 @@ func TestMissingImageIsSaid(t *testing.T) {
 	}
 }
 
+func TestStaticIsChecked(t *testing.T) {
+	for _, path := range []string{"/bin/sh", "containers.go"} {
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := checkStatic(f); err == nil {
+			t.Errorf("%s passes for a static binary", path)
+		}
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestNewRefuses(t *testing.T) {
 	for name, change := range map[string]func(*Config){
 		"no gateway":  func(c *Config) { c.Topology.Gateways = 0 },

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"context"
 	"crypto/sha256"
+	"debug/elf"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -107,6 +108,9 @@ func roleImage(ctx context.Context, api client.APIClient, exe string) (string, e
 		return "", fmt.Errorf("containers: binary of the roles: %w", err)
 	}
 	defer f.Close()
+	if err := checkStatic(f); err != nil {
+		return "", fmt.Errorf("containers: %s: %w", exe, err)
+	}
 	h := sha256.New()
 	if _, err := io.Copy(h, f); err != nil {
 		return "", fmt.Errorf("containers: binary of the roles: %w", err)
@@ -140,6 +144,20 @@ func roleImage(ctx context.Context, api client.APIClient, exe string) (string, e
 		return "", errors.Join(errors.New("containers: the image of the roles was not made"), err)
 	}
 	return name, nil
+}
+
+// checkStatic returns nil for a binary that needs no other file to run on Linux.
+func checkStatic(f *os.File) error {
+	e, err := elf.NewFile(f)
+	if err != nil {
+		return fmt.Errorf("no binary for Linux: %w", err)
+	}
+	for _, p := range e.Progs {
+		if p.Type == elf.PT_INTERP {
+			return errors.New("the binary is not static, and its image holds nothing else: build it with CGO_ENABLED=0, without -race")
+		}
+	}
+	return nil
 }
 
 // writeRoot writes the file system of the image: the binary and /tmp.

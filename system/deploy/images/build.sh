@@ -83,7 +83,7 @@ build_base() {
 # base ends
 
 build_image() { # NAME VERSION HASH CONTEXT
-	quietly "$1" docker build --force-rm --network host --build-arg "base=throng/debian:$suite" --build-arg "mirror=$mirror" \
+	quietly "$1" docker build ${force:+--no-cache} --force-rm --network host --build-arg "base=throng/debian:$suite" --build-arg "mirror=$mirror" \
 		--build-arg http_proxy --label "throng.content=$3" --label throng.image=true -t "throng/$1:$2" "$4"
 	say "throng/$1:$2, $(($(docker image inspect --format '{{.Size}}' "throng/$1:$2") / 1000000)) MB"
 }
