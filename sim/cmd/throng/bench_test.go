@@ -93,7 +93,7 @@ func openAll(spec *scenario.Spec, pop *population.Population, groups, size int) 
 // everybody online and every delivery acknowledged: deliveries for each
 // CPU-second of all processes but the generator, and where the CPU goes.
 func BenchmarkBackendGroup100(b *testing.B) {
-	const groups, size, rate = 10, 100, 100
+	const groups, size, rate = 10, 100, 150
 	for b.Loop() {
 		run, audit := benchRun(b, `
 name: bench_group100

@@ -211,8 +211,15 @@ func (l *inboxLink) end() {
 	l.acks = nil
 }
 
+// ackGather is how long acknowledgements and reads wait for more of them. Each
+// batch alone costs both processes a wake-up and two system calls; nobody waits
+// for an acknowledgement but the next page of a drain.
+const ackGather = 2 * time.Millisecond
+
 // send sends what collects until the stream ends.
 func (l *inboxLink) send(ctx context.Context, s grpc.BidiStreamingClient[rpc.GatewayBatch, rpc.OwnerBatch]) {
+	gather := time.NewTimer(ackGather)
+	defer gather.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -224,12 +231,35 @@ func (l *inboxLink) send(ctx context.Context, s grpc.BidiStreamingClient[rpc.Gat
 			return
 		case <-l.wake:
 		}
-		// Readers that are runnable add theirs first: the batch grows by what
-		// is there already, without a timer.
-		runtime.Gosched()
+		// A login or its end goes at once, with what the readers that are
+		// runnable add. Acknowledgements and reads are in no hurry.
+		if l.urgent() {
+			runtime.Gosched()
+		} else if gather.Reset(ackGather); !l.gather(ctx, gather) {
+			continue
+		}
 		if !l.sendQueued(s) {
 			return
 		}
+	}
+}
+
+// urgent says whether a session is to be opened or closed.
+func (l *inboxLink) urgent() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.opens)+len(l.closes) > 0
+}
+
+// gather waits for t, and says whether the stream still goes on.
+func (l *inboxLink) gather(ctx context.Context, t *time.Timer) bool {
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	case <-l.quit:
+		return false
 	}
 }
 
