@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
-	"runtime"
 	"runtime/debug"
 	"testing"
 	"time"
@@ -43,7 +42,7 @@ func benchRun(b *testing.B, specYAML string, schedule func(*scenario.Spec, *popu
 		b.Fatal(err)
 	}
 	m.Roles = tgt.Roles()
-	runtime.GC()
+	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
 	debug.FreeOSMemory() // what building the schedule took is not the users'
 	engine, err := load.New(load.Config{Spec: spec, Population: pop, Schedule: schedule(spec, pop), Target: engineTarget{tgt}, History: w, Start: start})
 	if err != nil {
@@ -148,14 +147,14 @@ func reportBackend(b *testing.B, run *history.Run) {
 
 // Memory of an online, idle user at the generator and at the gateway.
 func BenchmarkIdleUsers(b *testing.B) {
-	const groups, size = 30, 100
+	const groups, size = 80, 100
 	for b.Loop() {
 		run, _ := benchRun(b, `
 name: bench_idle
 question: What does an idle user cost?
 preset: B
 rates: {users: 100000, sends_per_s: 10, logins_per_s: 10, mean_session: 30s}
-phases: {provision: 10s, ramp: 8s, backlog: 1s, warmup: 1s, steady: 5s, settle: 1s, proof: 30s}
+phases: {provision: 10s, ramp: 16s, backlog: 1s, warmup: 1s, steady: 5s, settle: 1s, proof: 30s}
 `, func(spec *scenario.Spec, pop *population.Population) *workload.Schedule {
 			actions, _, _ := openAll(spec, pop, groups, size)
 			return workload.Custom(spec, pop, actions)

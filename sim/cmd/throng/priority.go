@@ -15,6 +15,10 @@ const (
 	niceDefault   = 0
 )
 
+// gcPercent is the generator's GOGC: its heap is the state of its users, and
+// with less garbage beside it there is room for more of them.
+const gcPercent = 50
+
 // setNice sets the priority of all threads of this process; threads made later
 // inherit it, and so do child processes. Without the privilege nothing changes.
 func setNice(nice int) error {

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -131,6 +132,7 @@ func (r *runner) ready(stack string) error {
 	if err := r.servePprof(); err != nil {
 		return err
 	}
+	debug.SetGCPercent(gcPercent)
 	if err := setNice(niceGenerator); err != nil {
 		r.progress.line("note: the generator runs at default priority, its lateness may be higher: %v", err)
 	}
