@@ -15,7 +15,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/alicebob/miniredis/v2"
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kfake"
 
@@ -100,37 +99,6 @@ func (k Kafka) Run(ctx context.Context, logTo io.Writer) error {
 	<-ctx.Done()
 	cluster.Close()
 	return nil
-}
-
-// How often keys are aged: miniredis does not expire keys by itself, and its
-// own clock-driven mode walks all keys at every command. A pass may take one
-// hundredth of the time between two, within these bounds.
-const (
-	minAging = time.Second
-	maxAging = 5 * time.Second
-)
-
-// RunRedis serves a Redis on listen until ctx is done.
-func RunRedis(ctx context.Context, listen string) error {
-	m := miniredis.NewMiniRedis()
-	if _, err := listenRetry(ctx, listen, func() (struct{}, error) { return struct{}{}, m.StartAddr(listen) }); err != nil {
-		return fmt.Errorf("infra: redis: listen on %s: %w", listen, err)
-	}
-	defer m.Close()
-	last := time.Now()
-	timer := time.NewTimer(minAging)
-	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-timer.C:
-		}
-		now := time.Now()
-		m.FastForward(now.Sub(last))
-		last = now
-		timer.Reset(min(max(100*time.Since(now), minAging), maxAging))
-	}
 }
 
 // listenRetry calls listen until it succeeds, waiting while the address is in use.
