@@ -91,6 +91,9 @@ func (c *cli) runScenario(name string, f *runFlags) error {
 		p.line("target %s (%s)", stack, reason)
 	}
 	r := &runner{cli: c, spec: spec, flags: f, progress: p, start: time.Now()}
+	if err := r.checkMachine(); err != nil {
+		return &codedError{exitUnavailable, err}
+	}
 	r.pop = population.New(spec.Seed, spec.Resolved().Users, spec.Preset)
 	if r.sched, err = workload.Build(spec, r.pop); err != nil {
 		return &codedError{exitUsage, err}
@@ -125,9 +128,6 @@ func (r *runner) ready(stack string) error {
 		if err := r.openExternal(); err != nil {
 			return &codedError{exitUsage, err}
 		}
-	}
-	if err := r.checkMachine(); err != nil {
-		return &codedError{exitUnavailable, err}
 	}
 	if err := r.servePprof(); err != nil {
 		return err
