@@ -178,6 +178,9 @@ func (b *builder) gateway() {
 			cores.through(instances).atLeast(bound),
 			b.measured("cores", cores, "cores"), utilisation(), instanceCores(), conns, connectionsPerInstance(), connectionUse(), spares())
 	}
+	b.add("gateway", "deliveries_per_write", "", Measured,
+		"Deliver frames / write system calls of the gateways; writes carry answers, receipts and events too",
+		b.o.per(b.o.counter(`throng_ws_tx_frames_total{kind="deliver"}`), b.o.counter("throng_ws_writes_total"), b.o.coarse))
 	mem := b.memoryPerConnection()
 	b.add("gateway", "memory_per_connection", "B", Measured, "(peak RSS - first RSS) / peak sockets, of the gateways", mem)
 	b.add("gateway", "memory", "B", Computed, "memory_per_connection x peak_connections", mem.times(b.p.Connections), b.measured("memory_per_connection", mem, "B"), conns)

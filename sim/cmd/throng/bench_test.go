@@ -118,8 +118,6 @@ phases: {provision: 5s, ramp: 3s, backlog: 1s, warmup: 3s, steady: 15s, settle: 
 	}
 }
 
-func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
-
 // reportBackend prints CPU by role for each delivery in the steady phase.
 func reportBackend(b *testing.B, run *history.Run) {
 	b.Helper()

@@ -89,6 +89,7 @@ func (c *cli) runScenario(name string, f *runFlags) error {
 	if f.attach == "" {
 		p.line("%s: %s", spec.Name, spec.Question)
 		p.line("target %s (%s)", stack, reason)
+		p.line("%s", budget(spec.Phases))
 	}
 	r := &runner{cli: c, spec: spec, flags: f, progress: p, start: time.Now()}
 	if err := r.checkMachine(); err != nil {
@@ -138,6 +139,16 @@ func (r *runner) ready(stack string) error {
 	}
 	return nil
 }
+
+// budget says how long each phase is planned to take.
+func budget(p scenario.Phases) string {
+	return fmt.Sprintf("budget: provision %gs, ramp %gs, backlog %gs, warm-up %gs, steady %gs, spike %gs, settle %gs, proof %gs, report %gs; %s in all",
+		p.ProvisionS, p.RampS, p.BacklogS, p.WarmupS, p.SteadyS, p.SpikeS, p.SettleS, p.ProofS, p.ReportS,
+		seconds(p.TotalS()).Round(time.Second))
+}
+
+// seconds is a length of time of a scenario.
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
 // runner carries out one run.
 type runner struct {
@@ -208,7 +219,7 @@ func (r *runner) topology() target.Topology {
 }
 
 func (r *runner) settings() system.Settings {
-	return system.Settings{PushDelay: system.Duration(r.spec.PushDelayS * float64(time.Second))}
+	return system.Settings{PushDelay: system.Duration(seconds(r.spec.PushDelayS))}
 }
 
 func (r *runner) replay(stack string) string {
