@@ -132,4 +132,5 @@ done
 failed=
 for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
 [ -z "$failed" ] || die "not all images could be built"
+docker image prune -f --filter label=throng.image=true >/dev/null # those that were replaced
 say "done"
