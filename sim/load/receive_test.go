@@ -1,0 +1,72 @@
+package load
+
+import (
+	"testing"
+	"time"
+
+	"throng/sim/audit"
+	"throng/system/wire"
+)
+
+// A delivery is live only for a device that was up to date before the intended
+// time and whose user has not left; the classes leave nothing out.
+func TestClassify(t *testing.T) {
+	const s = time.Second
+	for _, c := range []struct {
+		name     string
+		d        *device
+		intended time.Duration
+		want     audit.Class
+	}{
+		{"online before", &device{openedAt: 1 * s, onlineAt: 2 * s, lastOpen: -1, lastClose: -1}, 3 * s, audit.Live},
+		{"online at that instant", &device{openedAt: 1 * s, onlineAt: 3 * s, lastOpen: -1, lastClose: -1}, 3 * s, audit.Live},
+		{"draining then", &device{openedAt: 1 * s, onlineAt: 4 * s, lastOpen: -1, lastClose: -1}, 3 * s, audit.Transition},
+		{"not up to date yet", &device{openedAt: 1 * s, onlineAt: -1, lastOpen: -1, lastClose: -1}, 3 * s, audit.Transition},
+		{"left before it came", &device{openedAt: 6 * s, onlineAt: 7 * s, lastOpen: 1 * s, lastClose: 4 * s}, 3 * s, audit.Transition},
+		{"away then", &device{openedAt: 6 * s, onlineAt: 7 * s, lastOpen: 1 * s, lastClose: 2 * s}, 3 * s, audit.Drain},
+		{"never seen before", &device{openedAt: 6 * s, onlineAt: -1, lastOpen: -1, lastClose: -1}, 3 * s, audit.Drain},
+		{"after the load", &device{proof: true, openedAt: 1 * s, onlineAt: 2 * s, lastOpen: -1, lastClose: -1}, 3 * s, audit.Proof},
+	} {
+		if got := (&Engine{}).classify(c.d, c.intended); got != c.want {
+			t.Errorf("%s: class %d, want %d", c.name, got, c.want)
+		}
+	}
+}
+
+func TestBodyRoundTrip(t *testing.T) {
+	b := makeBody(60, 7, 42, 1234567*time.Microsecond)
+	if len(b) != 60 {
+		t.Errorf("%d bytes, want 60", len(b))
+	}
+	index, intended, ok := readBody(b, 7)
+	if !ok || index != 42 || intended != 1234567*time.Microsecond {
+		t.Errorf("read back index %d, intended %v, ok %v", index, intended, ok)
+	}
+	if _, _, ok := readBody(b, 8); ok {
+		t.Error("a body of another run was taken for one of this run")
+	}
+	if _, _, ok := readBody(b[:bodyHeader-1], 7); ok {
+		t.Error("a body that is too short was accepted")
+	}
+}
+
+// The client's window drops a second copy and lets a late first one through: a
+// high-water mark would turn reordering into silent loss.
+func TestDeviceAcceptsOnceInAnyOrder(t *testing.T) {
+	d := &device{}
+	msg := func(seq uint64) *wire.Deliver { return &wire.Deliver{From: 1, FromDevice: 0, Seq: seq} }
+	for _, c := range []struct {
+		seq  uint64
+		want bool
+	}{{1, true}, {3, true}, {2, true}, {3, false}, {2, false}, {4, true}} {
+		if got := d.accept(msg(c.seq)); got != c.want {
+			t.Errorf("seq %d accepted %v, want %v", c.seq, got, c.want)
+		}
+	}
+	if other := (&wire.Deliver{From: 1, FromDevice: 1, Seq: 3}); !d.accept(other) {
+		t.Error("the same number of another device of the sender was dropped")
+	}
+	if got := d.newest[stream{0, 1, 0}]; got != 4 {
+		t.Errorf("newest is %d, want 4", got)
+	}
+}
