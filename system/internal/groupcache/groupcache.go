@@ -121,7 +121,7 @@ func (c *Cache) Version(ctx context.Context, id uint64) (uint64, bool, error) {
 		return 0, false, err
 	}
 	c.ops.WithLabelValues("get").Inc()
-	s, err := cl.Do(ctx, cl.B().Get().Key(pointerKey(id)).Build()).ToString()
+	s, err := cl.Do(ctx, cl.B().Get().Key(pointerKey(id)).Build().Pin()).ToString()
 	if rueidis.IsRedisNil(err) {
 		return 0, false, nil
 	}
@@ -157,7 +157,7 @@ func (c *Cache) Members(ctx context.Context, id, version uint64) ([]uint64, bool
 		return nil, false, err
 	}
 	c.ops.WithLabelValues("get").Inc()
-	b, err := cl.Do(ctx, cl.B().Get().Key(membersKey(id, version)).Build()).AsBytes()
+	b, err := cl.Do(ctx, cl.B().Get().Key(membersKey(id, version)).Build().Pin()).AsBytes()
 	if rueidis.IsRedisNil(err) {
 		return nil, false, nil
 	}
@@ -187,8 +187,8 @@ func (c *Cache) SetMembers(ctx context.Context, id, version uint64, members []ui
 	c.ops.WithLabelValues("set").Inc()
 	c.ops.WithLabelValues("del").Inc()
 	for _, res := range cl.DoMulti(ctx,
-		cl.B().Set().Key(membersKey(id, version)).Value(rueidis.BinaryString(b)).Px(c.cfg.MembersTTL).Build(),
-		cl.B().Del().Key(lockKey(id, version)).Build()) {
+		cl.B().Set().Key(membersKey(id, version)).Value(rueidis.BinaryString(b)).Px(c.cfg.MembersTTL).Build().Pin(),
+		cl.B().Del().Key(lockKey(id, version)).Build().Pin()) {
 		if err := res.Error(); err != nil {
 			return fmt.Errorf("groupcache: keep members: %w", err)
 		}
@@ -203,7 +203,7 @@ func (c *Cache) Lock(ctx context.Context, id, version uint64) (bool, error) {
 		return false, err
 	}
 	c.ops.WithLabelValues("set").Inc()
-	err = cl.Do(ctx, cl.B().Set().Key(lockKey(id, version)).Value("1").Nx().Px(c.cfg.LockTTL).Build()).Error()
+	err = cl.Do(ctx, cl.B().Set().Key(lockKey(id, version)).Value("1").Nx().Px(c.cfg.LockTTL).Build().Pin()).Error()
 	if rueidis.IsRedisNil(err) {
 		return false, nil
 	}

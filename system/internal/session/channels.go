@@ -134,7 +134,7 @@ func (r *Registry) subscription(ctx context.Context, deliver func(topic string, 
 		case err := <-lost:
 			return fmt.Errorf("session: subscriptions: connection lost: %w", err)
 		case <-ping.C:
-			if err := r.ask(ctx, d, "ping", d.B().Ping().Build()); err != nil {
+			if err := r.ask(ctx, d, "ping", d.B().Ping().Build().Pin()); err != nil {
 				return err
 			}
 		case <-r.topics.wake:
@@ -158,14 +158,14 @@ func (r *Registry) change(ctx context.Context, d rueidis.DedicatedClient, add, r
 	}
 	for len(remove) > 0 {
 		n := min(len(remove), batchOps)
-		if err := r.ask(ctx, d, "unsubscribe", d.B().Unsubscribe().Channel(remove[:n]...).Build()); err != nil {
+		if err := r.ask(ctx, d, "unsubscribe", d.B().Unsubscribe().Channel(remove[:n]...).Build().Pin()); err != nil {
 			return err
 		}
 		remove = remove[n:]
 	}
 	for len(add) > 0 {
 		n := min(len(add), batchOps)
-		if err := r.ask(ctx, d, "subscribe", d.B().Subscribe().Channel(add[:n]...).Build()); err != nil {
+		if err := r.ask(ctx, d, "subscribe", d.B().Subscribe().Channel(add[:n]...).Build().Pin()); err != nil {
 			return err
 		}
 		add = add[n:]

@@ -249,18 +249,18 @@ func (r *Registry) commands(cmds rueidis.Commands, c rueidis.Client, o op) rueid
 		r.m.ops.WithLabelValues("hset").Inc()
 		r.m.ops.WithLabelValues("expire").Inc()
 		return append(cmds,
-			c.B().Hset().Key(userKey(o.user)).FieldValue().FieldValue(r.field(o), at).Build(),
-			c.B().Expire().Key(userKey(o.user)).Seconds(int64(keep.Seconds())).Build())
+			c.B().Hset().Key(userKey(o.user)).FieldValue().FieldValue(r.field(o), at).Build().Pin(),
+			c.B().Expire().Key(userKey(o.user)).Seconds(int64(keep.Seconds())).Build().Pin())
 	case opUnregister:
 		r.m.ops.WithLabelValues("hdel").Inc()
 		r.m.ops.WithLabelValues("hset").Inc()
 		return append(cmds,
-			c.B().Hdel().Key(userKey(o.user)).Field(r.field(o)).Build(),
-			c.B().Hset().Key(userKey(o.user)).FieldValue().FieldValue(seenField, at).Build())
+			c.B().Hdel().Key(userKey(o.user)).Field(r.field(o)).Build().Pin(),
+			c.B().Hset().Key(userKey(o.user)).FieldValue().FieldValue(seenField, at).Build().Pin())
 	case opPublish:
 		r.m.ops.WithLabelValues("publish").Inc()
-		return append(cmds, c.B().Publish().Channel(channelPrefix+o.topic).Message(rueidis.BinaryString(o.payload)).Build())
+		return append(cmds, c.B().Publish().Channel(channelPrefix+o.topic).Message(rueidis.BinaryString(o.payload)).Build().Pin())
 	}
 	r.m.ops.WithLabelValues("hgetall").Inc()
-	return append(cmds, c.B().Hgetall().Key(userKey(o.user)).Build())
+	return append(cmds, c.B().Hgetall().Key(userKey(o.user)).Build().Pin())
 }

@@ -174,8 +174,10 @@ func (r *Registry) Close() {
 	}
 }
 
-// redis returns the client, connecting if nobody has yet. It may take
-// Config.Timeout.
+// redis returns the client, connecting if nobody has yet. Every command is
+// pinned: rueidis recycles a command once it is answered, and when a connection
+// is lost the answer, an error, can come while its writer still reads the command.
+// It may take Config.Timeout.
 func (r *Registry) redis(ctx context.Context) (rueidis.Client, error) {
 	if c := r.client.Load(); c != nil {
 		return *c, nil
@@ -253,7 +255,7 @@ func (r *Registry) renew(ctx context.Context, key, mine string) (was string, err
 		return "", err
 	}
 	r.m.ops.WithLabelValues("set").Inc()
-	was, err = c.Do(ctx, c.B().Set().Key(key).Value(mine).Get().Px(r.cfg.LeaseTTL).Build()).ToString()
+	was, err = c.Do(ctx, c.B().Set().Key(key).Value(mine).Get().Px(r.cfg.LeaseTTL).Build().Pin()).ToString()
 	if rueidis.IsRedisNil(err) {
 		return "", nil
 	}
@@ -277,7 +279,7 @@ func (r *Registry) Lookup(ctx context.Context, users ...uint64) (map[uint64]User
 	}
 	cmds := make(rueidis.Commands, len(users))
 	for i, u := range users {
-		cmds[i] = c.B().Hgetall().Key(userKey(u)).Build()
+		cmds[i] = c.B().Hgetall().Key(userKey(u)).Build().Pin()
 	}
 	r.m.ops.WithLabelValues("hgetall").Add(float64(len(users)))
 	hashes := make([]map[string]string, len(users))
@@ -316,7 +318,7 @@ func (r *Registry) leases(ctx context.Context, c rueidis.Client, hashes []map[st
 		return leases, nil
 	}
 	r.m.ops.WithLabelValues("mget").Inc()
-	vals, err := c.Do(ctx, c.B().Mget().Key(keys...).Build()).ToArray()
+	vals, err := c.Do(ctx, c.B().Mget().Key(keys...).Build().Pin()).ToArray()
 	if err != nil {
 		return nil, fmt.Errorf("session: read leases: %w", err)
 	}
