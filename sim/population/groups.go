@@ -14,10 +14,12 @@ const ConversationSpace = 1 << 40
 // MaxMembers is the service's limit of members of a group.
 const MaxMembers = 1024
 
-// Group ids: the kind in the high bits, below 2^53.
+// Group ids: the kind in the high bits, below 2^53; the generation in bits that
+// are free, see Population.mark.
 const (
 	groupBit    = 1 << 48 // groupBit | c
 	bigGroupBit = 1 << 49 // bigGroupBit | size<<32 | i
+	bigGroups   = 1 << 24 // bound of i
 )
 
 // Conversation is a chat of two people or of a group.
@@ -115,7 +117,7 @@ func (p *Population) Conversation(c uint64) Conversation {
 	if size <= 2 {
 		return Conversation{ID: c, Size: 2}
 	}
-	return Conversation{ID: c, Group: groupBit | c, Size: size}
+	return Conversation{ID: c, Group: groupBit | p.mark(40) | c, Size: size}
 }
 
 // Members of a conversation, distinct, by rank of who writes most. The first
@@ -134,7 +136,7 @@ func (p *Population) BigGroup(i int, size int) (GroupID, []UserID) {
 	size = int(min(int64(min(size, MaxMembers)), p.users))
 	s := NewStream(p.seed, purposeBigGroup, uint64(size), uint64(i))
 	first := p.Sample(&s)
-	id := bigGroupBit | uint64(size)<<32 | uint64(uint32(i))
+	id := bigGroupBit | p.mark(24) | uint64(size)<<32 | uint64(i%bigGroups)
 	return id, p.distinct(first, size, func() UserID { return p.Sample(&s) }, &s)
 }
 
@@ -143,10 +145,11 @@ func (p *Population) BigGroup(i int, size int) (GroupID, []UserID) {
 func (p *Population) GroupMembers(g GroupID) []UserID {
 	switch {
 	case g&bigGroupBit != 0:
-		_, members := p.BigGroup(int(uint32(g)), int(g>>32&0xffff))
-		return members
+		if id, members := p.BigGroup(int(g%bigGroups), int(g>>32&0xffff)); id == g {
+			return members
+		}
 	case g&groupBit != 0:
-		if c := g &^ groupBit; p.Conversation(c).Group == g {
+		if c := g % ConversationSpace; p.Conversation(c).Group == g {
 			return p.Members(c)
 		}
 	}
@@ -177,7 +180,7 @@ func (p *Population) distinct(first UserID, size int, draw func() UserID, s *Str
 			}
 		}
 		for has(u) {
-			u = u%uint64(p.users) + 1
+			u = p.after(u)
 		}
 		members = append(members, u)
 		if seen != nil {

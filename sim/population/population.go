@@ -8,7 +8,7 @@ package population
 
 import "math/rand/v2"
 
-// UserID is a user's number plus one: 1..users.
+// UserID is a user's number plus one, 1..users, and above that the generation.
 type UserID = uint64
 
 // GroupID names a group; what kind and which one can be read from its bits, so
@@ -33,6 +33,8 @@ type Population struct {
 	// number: the quantile of a user's activity is its position's.
 	order permutation
 	sizes sizeLaw
+	// generation is part of every id.
+	generation uint64
 }
 
 // New returns the population of a seed with the given number of users (at
@@ -47,6 +49,31 @@ func New(seed uint64, users int64, preset string) *Population {
 		sizes: newSizeLaw(preset),
 	}
 }
+
+// Generations is how many generations there are.
+const Generations = 1 << 21
+
+// Low bits of a user's id: those that the generation does not use.
+const userBits = 1 << 40
+
+// Generation returns the same population under other ids, the g-th (below
+// Generations) such set; New's is the 0-th. A deployment that has carried a
+// run remembers what its users have sent, so another run needs other users.
+// Ids of generations from 256 on are above 2^53.
+func (p *Population) Generation(g uint64) *Population {
+	c := *p
+	c.generation = g % Generations
+	return &c
+}
+
+// mark is the generation within an id whose kind leaves the bits from at free.
+func (p *Population) mark(at uint) uint64 { return p.generation>>8<<50 | p.generation&0xff<<at }
+
+// user is the id of a number from 1.
+func (p *Population) user(n uint64) UserID { return p.mark(40) | n }
+
+// after is the user after another, for who looks for a free one.
+func (p *Population) after(u UserID) UserID { return p.user(u&(userBits-1)%uint64(p.users) + 1) }
 
 // Seed is what everything is derived from.
 func (p *Population) Seed() uint64 { return p.seed }
@@ -71,7 +98,7 @@ func (p *Population) Devices(u UserID) int {
 
 // Activity of a user relative to the mean: lognormal with sigma 1.2.
 func (p *Population) Activity(u UserID) float64 {
-	q := (float64(p.order.from(u-1)) + 0.5) / float64(p.users)
+	q := (float64(p.order.from(u&(userBits-1)-1)) + 0.5) / float64(p.users)
 	return Exp(float64(activitySigma*NormQuantile(q)) - activitySigma*activitySigma/2)
 }
 
@@ -86,7 +113,7 @@ func (p *Population) SampleByActivity(rng *rand.Rand) UserID {
 func (p *Population) Sample(s *Stream) UserID { return p.byActivity(s.Float64()) }
 
 func (p *Population) byActivity(u float64) UserID {
-	return p.order.at(index(NormCDF(NormQuantile(u)+activitySigma), uint64(p.users))) + 1
+	return p.user(p.order.at(index(NormCDF(NormQuantile(u)+activitySigma), uint64(p.users))) + 1)
 }
 
 // Contacts is how many contacts a user has, at least 1: exponential with mean
@@ -105,5 +132,5 @@ func (p *Population) Contact(u UserID, j int) UserID {
 			return c
 		}
 	}
-	return u%uint64(p.users) + 1
+	return p.after(u)
 }

@@ -247,3 +247,38 @@ func BenchmarkMembers(b *testing.B) {
 		p.Members(s.Uint64() % ConversationSpace)
 	}
 }
+
+// Another generation is the same people under other ids.
+func TestGenerations(t *testing.T) {
+	const users = 5000
+	first := New(3, users, "B")
+	low := func(u UserID) uint64 { return u & (userBits - 1) }
+	for _, g := range []uint64{1, 255, 256, 1_234_567, Generations - 1} {
+		p := first.Generation(g)
+		ids := map[uint64]bool{}
+		for c := uint64(0); c < ConversationSpace; c += ConversationSpace / 3000 {
+			was, is := first.Conversation(c), p.Conversation(c)
+			before, after := first.Members(c), p.Members(c)
+			if was.Size != is.Size || (was.Group == 0) != (is.Group == 0) || is.Group != 0 && (is.Group == was.Group || is.Group >= 1<<63) {
+				t.Fatalf("generation %d: conversation %+v was %+v", g, is, was)
+			}
+			for i, u := range after {
+				if low(u) != before[i] || u == before[i] || u >= 1<<63 || p.Devices(u) != first.Devices(before[i]) ||
+					p.Contacts(u) != first.Contacts(before[i]) || p.Activity(u) != first.Activity(before[i]) {
+					t.Fatalf("generation %d: member %d of %d is %d, was %d", g, i, c, u, before[i])
+				}
+			}
+			if is.Group == 0 {
+				continue
+			}
+			if found := p.GroupMembers(is.Group); fmt.Sprint(found) != fmt.Sprint(after) || first.GroupMembers(is.Group) != nil {
+				t.Fatalf("generation %d: members of %d: %v, want %v, and none in generation 0", g, is.Group, found, after)
+			}
+			ids[is.Group] = true
+		}
+		big, members := p.BigGroup(7, 300)
+		if fmt.Sprint(p.GroupMembers(big)) != fmt.Sprint(members) || first.GroupMembers(big) != nil || ids[big] || big >= 1<<63 {
+			t.Fatalf("generation %d: big group %d", g, big)
+		}
+	}
+}

@@ -21,11 +21,13 @@ const (
 // machine, and is a rand.Source of math/rand/v2. Not for concurrent use.
 type Stream struct{ state uint64 }
 
-// NewStream returns the stream of (seed, purpose, a, b) at its beginning.
+// NewStream returns the stream of (seed, purpose, a, b) at its beginning. Of a
+// the low 40 bits count: what a user does does not depend on the generation in
+// their id.
 func NewStream(seed uint64, purpose Purpose, a, b uint64) Stream {
 	h := mix(seed ^ 0x6a09e667f3bcc909)
 	h = mix(h ^ uint64(purpose)*0xbb67ae8584caa73b)
-	h = mix(h ^ a)
+	h = mix(h ^ a&(userBits-1))
 	return Stream{state: mix(h ^ b*0xa54ff53a5f1d36f1)}
 }
 
