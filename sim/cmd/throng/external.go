@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"throng/sim/history"
+	"throng/sim/population"
 	"throng/sim/scenario"
 	"throng/sim/target/external"
 )
@@ -36,6 +37,10 @@ func externalFlags(f *runFlags) error {
 	return nil
 }
 
+// generationS is how often there are new users, seconds: they come back after
+// eight months.
+const generationS = 10
+
 // openExternal reads the target file and refuses what it does not allow.
 // Nothing is connected yet.
 func (r *runner) openExternal() error {
@@ -46,9 +51,11 @@ func (r *runner) openExternal() error {
 	if err := checkRate(r.spec, f, r.flags.maxRate); err != nil {
 		return err
 	}
-	if err := r.checkTokens(f); err != nil {
-		return err
+	generation := uint64(f.Generation)
+	if f.Generation < 0 {
+		generation = uint64(r.start.Unix()/generationS) % population.Generations
 	}
+	r.pop = r.pop.Generation(generation)
 	t := external.New(f)
 	r.target, r.missing = t, undeclared(r.spec, t)
 	for _, m := range r.missing {
@@ -98,10 +105,12 @@ func peakSends(spec *scenario.Spec) (perS float64, phase string) {
 }
 
 // checkTokens refuses a run for which tokens that were made before are missing.
-func (r *runner) checkTokens(f *external.File) error {
-	if f.Tokens == nil {
+func (r *runner) checkTokens() error {
+	t, ok := r.target.(*external.Target)
+	if !ok || t.File().Tokens == nil {
 		return nil
 	}
+	f := t.File()
 	users, _ := r.sched.Touched()
 	missing, devices, first := 0, 0, ""
 	for u := range users {

@@ -95,16 +95,10 @@ func (c *cli) runScenario(name string, f *runFlags) error {
 	if err := r.checkMachine(); err != nil {
 		return &codedError{exitUnavailable, err}
 	}
-	r.pop = population.New(spec.Seed, spec.Resolved().Users, spec.Preset)
-	if r.sched, err = workload.Build(spec, r.pop); err != nil {
+	if err := r.plan(stack); err != nil {
 		return &codedError{exitUsage, err}
 	}
-	if f.attach == "" {
-		for _, w := range r.sched.Stats.Warnings {
-			p.line("note: %s", w)
-		}
-	}
-	if err := r.ready(stack); err != nil {
+	if err := r.ready(); err != nil {
 		return err
 	}
 	r.start = time.Now()
@@ -123,13 +117,28 @@ func (c *cli) runScenario(name string, f *runFlags) error {
 	return r.run()
 }
 
-// ready checks that the run is allowed and possible.
-func (r *runner) ready(stack string) error {
+// plan makes the population and the schedule, and checks that an external
+// target allows them.
+func (r *runner) plan(stack string) (err error) {
+	r.pop = population.New(r.spec.Seed, r.spec.Resolved().Users, r.spec.Preset)
 	if stack == "external" {
 		if err := r.openExternal(); err != nil {
-			return &codedError{exitUsage, err}
+			return err
 		}
 	}
+	if r.sched, err = workload.Build(r.spec, r.pop); err != nil {
+		return err
+	}
+	if r.flags.attach == "" {
+		for _, w := range r.sched.Stats.Warnings {
+			r.progress.line("note: %s", w)
+		}
+	}
+	return r.checkTokens()
+}
+
+// ready makes this process ready for the run.
+func (r *runner) ready() error {
 	if err := r.servePprof(); err != nil {
 		return err
 	}

@@ -34,6 +34,9 @@ type File struct {
 	Provisioning string // base URL of a group instance's API, "" without
 	AdminToken   string // for it; "": Key signs one
 	Provisioned  bool   // users and groups are there already
+	// Generation of the users, see population.Generation; below 0: another one
+	// for each run, so that no user has sent anything before.
+	Generation int
 
 	PushesURL  string // base URL of a provider's feed, "" without
 	Partitions int    // of the groups' log, 0 not known
@@ -75,7 +78,11 @@ func Load(path string, getenv func(string) string) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
+	f.Generation = -1
 	r.mapping(root, "", r.fields(f))
+	if f.Generation < 0 && (f.Provisioned || f.Tokens != nil) {
+		f.Generation = 0 // whoever made the users cannot know the time of the run
+	}
 	r.consistent(f)
 	if len(r.errs) > 0 {
 		return nil, r.errs
@@ -98,6 +105,7 @@ func (r *reader) fields(f *File) []field {
 		{"provisioning_url", "http://host:port or https://host:port of a group instance's API", text(&f.Provisioning, isHTTP)},
 		{"provisioning_token_env", "the name of an environment variable that holds an administrator's token", r.fromEnv(func(s string) error { f.AdminToken = s; return nil })},
 		{"provisioning_token_file", "a file that holds an administrator's token", r.fromFile(func(s string) error { f.AdminToken = s; return nil })},
+		{"generation", "a whole number from 0 to 2097151, the same for every run; left out, each run has users of its own", integer(&f.Generation, 0, 1<<21-1)},
 		{"provisioned", "true or false", flag(&f.Provisioned)},
 		{"pushes_url", "http://host:port or https://host:port of the push provider, whose /feed lists what it accepted", text(&f.PushesURL, isHTTP)},
 		{"partitions", "a whole number from 1 to 4096", integer(&f.Partitions, 1, 4096)},

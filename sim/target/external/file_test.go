@@ -50,7 +50,7 @@ instances:
 	if err != nil {
 		t.Fatal(err)
 	}
-	if f.Name != "staging" || len(f.Gateways) != 2 || f.MaxSendsPerS != 2500 || f.Key.String() != testKey || f.Versions["mysql"] != "9.4" ||
+	if f.Name != "staging" || f.Generation != -1 || len(f.Gateways) != 2 || f.MaxSendsPerS != 2500 || f.Key.String() != testKey || f.Versions["mysql"] != "9.4" ||
 		len(f.Instances) != 2 || f.Instances[0].Kill[2] != "kill -9 fanout" || f.Instances[1].Role != "gateway" {
 		t.Errorf("%+v", f)
 	}
@@ -72,7 +72,7 @@ func TestLoadSmallest(t *testing.T) {
 		t.Fatal(err)
 	}
 	x := New(f)
-	if f.Name != "target" || f.MaxSendsPerS != DefaultMaxSendsPerS || x.Capabilities() != (target.Capabilities{}) {
+	if f.Name != "target" || f.Generation != 0 || f.MaxSendsPerS != DefaultMaxSendsPerS || x.Capabilities() != (target.Capabilities{}) {
 		t.Errorf("%+v, %+v", f, x.Capabilities())
 	}
 	if watched, n := x.Log(); watched || n != -1 {
