@@ -71,6 +71,9 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"run", "../../../scenarios/smoke.yaml", "--duration", "soon"}, "60s"},
 		{[]string{"run", "../../../scenarios/smoke.yaml", "--plant", "roses"}, "commit-early"},
 		{[]string{"report", "nowhere"}, "nowhere"},
+		{[]string{"compare", "nowhere"}, "accepts 2 arg"},
+		{[]string{"compare", "../../../testdata/runs/synthetic", "nowhere"}, "not a run folder"},
+		{[]string{"compare", "../../../testdata/runs/synthetic", "../../../testdata/runs/synthetic", "--json", "--md"}, "one of them"},
 		{[]string{"fly"}, "unknown command"},
 	} {
 		var out, errs bytes.Buffer
@@ -85,7 +88,7 @@ func TestHelpNamesEveryVerb(t *testing.T) {
 	if code := run([]string{"--help"}, &out, &errs); code != exitPass {
 		t.Fatalf("exit code %d: %s", code, errs.String())
 	}
-	for _, verb := range []string{"run", "scenario", "report", "version", "Exit codes"} {
+	for _, verb := range []string{"run", "scenario", "report", "compare", "version", "Exit codes"} {
 		if !strings.Contains(out.String(), verb) {
 			t.Errorf("--help does not mention %q", verb)
 		}
@@ -100,6 +103,21 @@ func TestDescribe(t *testing.T) {
 	for _, want := range []string{"358.8", "979.5", "16,647", "100e9"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("describe does not print %s", want)
+		}
+	}
+}
+
+// The three forms of a comparison; what a run and itself differ in is nothing.
+func TestCompare(t *testing.T) {
+	const recorded = "../../../testdata/runs/synthetic"
+	for flag, want := range map[string]string{"": "A: embedded", "--json": `"schema_version": 1`, "--md": "| A: embedded | B: embedded |"} {
+		args := []string{"compare", recorded, recorded}
+		if flag != "" {
+			args = append(args, flag)
+		}
+		var out, errs bytes.Buffer
+		if code := run(args, &out, &errs); code != exitPass || !strings.Contains(out.String(), want) {
+			t.Errorf("%q: exit code %d, no %q in %s%s", flag, code, want, out.String(), errs.String())
 		}
 	}
 }
