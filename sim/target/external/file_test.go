@@ -95,6 +95,26 @@ func TestLoadSmallest(t *testing.T) {
 	}
 }
 
+// The example in the README is a target file.
+func TestExampleOfTheREADME(t *testing.T) {
+	data, err := os.ReadFile("../../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(data), "```yaml\ngateways:")
+	example, _, ok := strings.Cut(rest, "```")
+	if !ok {
+		t.Fatal("there is no example")
+	}
+	f, err := load(t, "gateways:"+example, map[string]string{"STAGING_KEY": testKey})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := New(f).Capabilities(); c != (target.Capabilities{Kill: true, Metrics: true, CPU: true, Pushes: true}) {
+		t.Errorf("%+v", c)
+	}
+}
+
 // Each mistake has its place, its field and what is allowed.
 func TestMistakes(t *testing.T) {
 	const ok = "gateways: [\"ws://127.0.0.1:1\"]\nkey: " + testKey + "\n"
