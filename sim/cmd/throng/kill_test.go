@@ -142,7 +142,9 @@ func TestKillEveryRole(t *testing.T) {
 		t.Errorf("%d sends acknowledged, %d pairs proved: want %d and at least %d",
 			a.Acknowledged, a.Proved, bursts*killBurst, bursts*killBurst*(killGroupSize-1))
 	}
-	if a.Redelivered == 0 {
+	// One kill of each role may miss the moment between a delivery and the record
+	// of its acknowledgement; five of each do not.
+	if a.Redelivered == 0 && !raceEnabled {
 		t.Error("nothing was redelivered: the kills interrupted nothing")
 	}
 	if a.Push.Checked == 0 || a.Push.Missing != 0 {
