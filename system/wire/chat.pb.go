@@ -29,7 +29,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Kind of a message. The server never reads the body.
+// Kind of a message. The server never reads the body. Image, voice, video and
+// other are references to media.
 type Kind int32
 
 const (
@@ -38,23 +39,50 @@ const (
 	Kind_KIND_VOICE Kind = 2
 	Kind_KIND_VIDEO Kind = 3
 	Kind_KIND_OTHER Kind = 4
+	// Call signalling; the media stream goes elsewhere. Answer and hang-up name
+	// the offer in Send.about.
+	Kind_KIND_CALL_OFFER  Kind = 5
+	Kind_KIND_CALL_ANSWER Kind = 6
+	Kind_KIND_CALL_HANGUP Kind = 7
+	// These name another message of the conversation in Send.about. The receiving
+	// client sees to it that an edit or a deletion comes from who sent that one.
+	Kind_KIND_REACTION Kind = 8
+	Kind_KIND_EDIT     Kind = 9
+	Kind_KIND_DELETE   Kind = 10
+	// A change of the group, in order with its messages: Deliver.change. Clients
+	// do not send it.
+	Kind_KIND_SYSTEM Kind = 15
 )
 
 // Enum value maps for Kind.
 var (
 	Kind_name = map[int32]string{
-		0: "KIND_TEXT",
-		1: "KIND_IMAGE",
-		2: "KIND_VOICE",
-		3: "KIND_VIDEO",
-		4: "KIND_OTHER",
+		0:  "KIND_TEXT",
+		1:  "KIND_IMAGE",
+		2:  "KIND_VOICE",
+		3:  "KIND_VIDEO",
+		4:  "KIND_OTHER",
+		5:  "KIND_CALL_OFFER",
+		6:  "KIND_CALL_ANSWER",
+		7:  "KIND_CALL_HANGUP",
+		8:  "KIND_REACTION",
+		9:  "KIND_EDIT",
+		10: "KIND_DELETE",
+		15: "KIND_SYSTEM",
 	}
 	Kind_value = map[string]int32{
-		"KIND_TEXT":  0,
-		"KIND_IMAGE": 1,
-		"KIND_VOICE": 2,
-		"KIND_VIDEO": 3,
-		"KIND_OTHER": 4,
+		"KIND_TEXT":        0,
+		"KIND_IMAGE":       1,
+		"KIND_VOICE":       2,
+		"KIND_VIDEO":       3,
+		"KIND_OTHER":       4,
+		"KIND_CALL_OFFER":  5,
+		"KIND_CALL_ANSWER": 6,
+		"KIND_CALL_HANGUP": 7,
+		"KIND_REACTION":    8,
+		"KIND_EDIT":        9,
+		"KIND_DELETE":      10,
+		"KIND_SYSTEM":      15,
 	}
 )
 
@@ -85,6 +113,59 @@ func (Kind) EnumDescriptor() ([]byte, []int) {
 	return file_system_wire_chat_proto_rawDescGZIP(), []int{0}
 }
 
+// Platform of a client; it decides how long a silent connection is kept.
+type Platform int32
+
+const (
+	Platform_PLATFORM_UNSPECIFIED Platform = 0
+	Platform_PLATFORM_ANDROID     Platform = 1
+	Platform_PLATFORM_IOS         Platform = 2
+	Platform_PLATFORM_DESKTOP     Platform = 3 // web included
+)
+
+// Enum value maps for Platform.
+var (
+	Platform_name = map[int32]string{
+		0: "PLATFORM_UNSPECIFIED",
+		1: "PLATFORM_ANDROID",
+		2: "PLATFORM_IOS",
+		3: "PLATFORM_DESKTOP",
+	}
+	Platform_value = map[string]int32{
+		"PLATFORM_UNSPECIFIED": 0,
+		"PLATFORM_ANDROID":     1,
+		"PLATFORM_IOS":         2,
+		"PLATFORM_DESKTOP":     3,
+	}
+)
+
+func (x Platform) Enum() *Platform {
+	p := new(Platform)
+	*p = x
+	return p
+}
+
+func (x Platform) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Platform) Descriptor() protoreflect.EnumDescriptor {
+	return file_system_wire_chat_proto_enumTypes[1].Descriptor()
+}
+
+func (Platform) Type() protoreflect.EnumType {
+	return &file_system_wire_chat_proto_enumTypes[1]
+}
+
+func (x Platform) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Platform.Descriptor instead.
+func (Platform) EnumDescriptor() ([]byte, []int) {
+	return file_system_wire_chat_proto_rawDescGZIP(), []int{1}
+}
+
 type Code int32
 
 const (
@@ -99,9 +180,12 @@ const (
 	Code_CODE_TOO_LARGE     Code = 6
 	Code_CODE_INVALID       Code = 7
 	// The addressee's inbox is full; the message was not accepted.
-	Code_CODE_INBOX_FULL   Code = 8
-	Code_CODE_RATE_LIMITED Code = 9
-	Code_CODE_INTERNAL     Code = 10
+	Code_CODE_INBOX_FULL     Code = 8
+	Code_CODE_RATE_LIMITED   Code = 9
+	Code_CODE_INTERNAL       Code = 10
+	Code_CODE_NOT_ADMIN      Code = 11 // only administrators of the group may do this
+	Code_CODE_GROUP_INACTIVE Code = 12 // the group was deactivated
+	Code_CODE_GROUP_FULL     Code = 13 // more members than a group may have
 )
 
 // Enum value maps for Code.
@@ -118,19 +202,25 @@ var (
 		8:  "CODE_INBOX_FULL",
 		9:  "CODE_RATE_LIMITED",
 		10: "CODE_INTERNAL",
+		11: "CODE_NOT_ADMIN",
+		12: "CODE_GROUP_INACTIVE",
+		13: "CODE_GROUP_FULL",
 	}
 	Code_value = map[string]int32{
-		"CODE_UNSPECIFIED":   0,
-		"CODE_RETRY":         1,
-		"CODE_SEQUENCE":      2,
-		"CODE_NOT_MEMBER":    3,
-		"CODE_NO_SUCH_USER":  4,
-		"CODE_NO_SUCH_GROUP": 5,
-		"CODE_TOO_LARGE":     6,
-		"CODE_INVALID":       7,
-		"CODE_INBOX_FULL":    8,
-		"CODE_RATE_LIMITED":  9,
-		"CODE_INTERNAL":      10,
+		"CODE_UNSPECIFIED":    0,
+		"CODE_RETRY":          1,
+		"CODE_SEQUENCE":       2,
+		"CODE_NOT_MEMBER":     3,
+		"CODE_NO_SUCH_USER":   4,
+		"CODE_NO_SUCH_GROUP":  5,
+		"CODE_TOO_LARGE":      6,
+		"CODE_INVALID":        7,
+		"CODE_INBOX_FULL":     8,
+		"CODE_RATE_LIMITED":   9,
+		"CODE_INTERNAL":       10,
+		"CODE_NOT_ADMIN":      11,
+		"CODE_GROUP_INACTIVE": 12,
+		"CODE_GROUP_FULL":     13,
 	}
 )
 
@@ -145,11 +235,11 @@ func (x Code) String() string {
 }
 
 func (Code) Descriptor() protoreflect.EnumDescriptor {
-	return file_system_wire_chat_proto_enumTypes[1].Descriptor()
+	return file_system_wire_chat_proto_enumTypes[2].Descriptor()
 }
 
 func (Code) Type() protoreflect.EnumType {
-	return &file_system_wire_chat_proto_enumTypes[1]
+	return &file_system_wire_chat_proto_enumTypes[2]
 }
 
 func (x Code) Number() protoreflect.EnumNumber {
@@ -158,7 +248,77 @@ func (x Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Code.Descriptor instead.
 func (Code) EnumDescriptor() ([]byte, []int) {
-	return file_system_wire_chat_proto_rawDescGZIP(), []int{1}
+	return file_system_wire_chat_proto_rawDescGZIP(), []int{2}
+}
+
+type GroupRequest_Action int32
+
+const (
+	GroupRequest_ACTION_UNSPECIFIED GroupRequest_Action = 0
+	GroupRequest_ACTION_INFO        GroupRequest_Action = 1 // members only
+	GroupRequest_ACTION_CREATE      GroupRequest_Action = 2 // group is 0; users are the other members, name is needed
+	GroupRequest_ACTION_UPDATE      GroupRequest_Action = 3 // name, description, icon, those that are set
+	GroupRequest_ACTION_ADD         GroupRequest_Action = 4 // the rest but leave: administrators only
+	GroupRequest_ACTION_REMOVE      GroupRequest_Action = 5
+	GroupRequest_ACTION_LEAVE       GroupRequest_Action = 6
+	GroupRequest_ACTION_PROMOTE     GroupRequest_Action = 7
+	GroupRequest_ACTION_DEMOTE      GroupRequest_Action = 8
+	GroupRequest_ACTION_DEACTIVATE  GroupRequest_Action = 9 // for good: nobody can send any more
+)
+
+// Enum value maps for GroupRequest_Action.
+var (
+	GroupRequest_Action_name = map[int32]string{
+		0: "ACTION_UNSPECIFIED",
+		1: "ACTION_INFO",
+		2: "ACTION_CREATE",
+		3: "ACTION_UPDATE",
+		4: "ACTION_ADD",
+		5: "ACTION_REMOVE",
+		6: "ACTION_LEAVE",
+		7: "ACTION_PROMOTE",
+		8: "ACTION_DEMOTE",
+		9: "ACTION_DEACTIVATE",
+	}
+	GroupRequest_Action_value = map[string]int32{
+		"ACTION_UNSPECIFIED": 0,
+		"ACTION_INFO":        1,
+		"ACTION_CREATE":      2,
+		"ACTION_UPDATE":      3,
+		"ACTION_ADD":         4,
+		"ACTION_REMOVE":      5,
+		"ACTION_LEAVE":       6,
+		"ACTION_PROMOTE":     7,
+		"ACTION_DEMOTE":      8,
+		"ACTION_DEACTIVATE":  9,
+	}
+)
+
+func (x GroupRequest_Action) Enum() *GroupRequest_Action {
+	p := new(GroupRequest_Action)
+	*p = x
+	return p
+}
+
+func (x GroupRequest_Action) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (GroupRequest_Action) Descriptor() protoreflect.EnumDescriptor {
+	return file_system_wire_chat_proto_enumTypes[3].Descriptor()
+}
+
+func (GroupRequest_Action) Type() protoreflect.EnumType {
+	return &file_system_wire_chat_proto_enumTypes[3]
+}
+
+func (x GroupRequest_Action) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use GroupRequest_Action.Descriptor instead.
+func (GroupRequest_Action) EnumDescriptor() ([]byte, []int) {
+	return file_system_wire_chat_proto_rawDescGZIP(), []int{14, 0}
 }
 
 type Frame struct {
@@ -173,6 +333,9 @@ type Frame struct {
 	//	*Frame_Presence
 	//	*Frame_View
 	//	*Frame_Ping
+	//	*Frame_GroupRequest
+	//	*Frame_ReceiptsRequest
+	//	*Frame_Privacy
 	//	*Frame_Sent
 	//	*Frame_Deliver
 	//	*Frame_Current
@@ -182,6 +345,8 @@ type Frame struct {
 	//	*Frame_Error
 	//	*Frame_Drain
 	//	*Frame_Pong
+	//	*Frame_GroupResult
+	//	*Frame_ReceiptList
 	Kind          isFrame_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -296,6 +461,33 @@ func (x *Frame) GetPing() *Ping {
 	return nil
 }
 
+func (x *Frame) GetGroupRequest() *GroupRequest {
+	if x != nil {
+		if x, ok := x.Kind.(*Frame_GroupRequest); ok {
+			return x.GroupRequest
+		}
+	}
+	return nil
+}
+
+func (x *Frame) GetReceiptsRequest() *ReceiptsRequest {
+	if x != nil {
+		if x, ok := x.Kind.(*Frame_ReceiptsRequest); ok {
+			return x.ReceiptsRequest
+		}
+	}
+	return nil
+}
+
+func (x *Frame) GetPrivacy() *Privacy {
+	if x != nil {
+		if x, ok := x.Kind.(*Frame_Privacy); ok {
+			return x.Privacy
+		}
+	}
+	return nil
+}
+
 func (x *Frame) GetSent() *Sent {
 	if x != nil {
 		if x, ok := x.Kind.(*Frame_Sent); ok {
@@ -377,6 +569,24 @@ func (x *Frame) GetPong() *Pong {
 	return nil
 }
 
+func (x *Frame) GetGroupResult() *GroupResult {
+	if x != nil {
+		if x, ok := x.Kind.(*Frame_GroupResult); ok {
+			return x.GroupResult
+		}
+	}
+	return nil
+}
+
+func (x *Frame) GetReceiptList() *ReceiptList {
+	if x != nil {
+		if x, ok := x.Kind.(*Frame_ReceiptList); ok {
+			return x.ReceiptList
+		}
+	}
+	return nil
+}
+
 type isFrame_Kind interface {
 	isFrame_Kind()
 }
@@ -412,6 +622,18 @@ type Frame_View struct {
 
 type Frame_Ping struct {
 	Ping *Ping `protobuf:"bytes,8,opt,name=ping,proto3,oneof"`
+}
+
+type Frame_GroupRequest struct {
+	GroupRequest *GroupRequest `protobuf:"bytes,9,opt,name=group_request,json=groupRequest,proto3,oneof"`
+}
+
+type Frame_ReceiptsRequest struct {
+	ReceiptsRequest *ReceiptsRequest `protobuf:"bytes,10,opt,name=receipts_request,json=receiptsRequest,proto3,oneof"`
+}
+
+type Frame_Privacy struct {
+	Privacy *Privacy `protobuf:"bytes,11,opt,name=privacy,proto3,oneof"`
 }
 
 type Frame_Sent struct {
@@ -451,6 +673,14 @@ type Frame_Pong struct {
 	Pong *Pong `protobuf:"bytes,24,opt,name=pong,proto3,oneof"`
 }
 
+type Frame_GroupResult struct {
+	GroupResult *GroupResult `protobuf:"bytes,25,opt,name=group_result,json=groupResult,proto3,oneof"`
+}
+
+type Frame_ReceiptList struct {
+	ReceiptList *ReceiptList `protobuf:"bytes,26,opt,name=receipt_list,json=receiptList,proto3,oneof"`
+}
+
 func (*Frame_Sync) isFrame_Kind() {}
 
 func (*Frame_Send) isFrame_Kind() {}
@@ -466,6 +696,12 @@ func (*Frame_Presence) isFrame_Kind() {}
 func (*Frame_View) isFrame_Kind() {}
 
 func (*Frame_Ping) isFrame_Kind() {}
+
+func (*Frame_GroupRequest) isFrame_Kind() {}
+
+func (*Frame_ReceiptsRequest) isFrame_Kind() {}
+
+func (*Frame_Privacy) isFrame_Kind() {}
 
 func (*Frame_Sent) isFrame_Kind() {}
 
@@ -485,13 +721,18 @@ func (*Frame_Drain) isFrame_Kind() {}
 
 func (*Frame_Pong) isFrame_Kind() {}
 
+func (*Frame_GroupResult) isFrame_Kind() {}
+
+func (*Frame_ReceiptList) isFrame_Kind() {}
+
 // Sync is the first frame of a connection. It says what the device has; the
 // server drains the device's inbox after that point, then sends Current.
 type Sync struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The highest Deliver.inbox_seq this device has processed, 0 if none: rows
 	// up to it whose acknowledgement was lost are not delivered again.
-	InboxSeq      uint64 `protobuf:"varint,1,opt,name=inbox_seq,json=inboxSeq,proto3" json:"inbox_seq,omitempty"`
+	InboxSeq      uint64   `protobuf:"varint,1,opt,name=inbox_seq,json=inboxSeq,proto3" json:"inbox_seq,omitempty"`
+	Platform      Platform `protobuf:"varint,2,opt,name=platform,proto3,enum=throng.v1.Platform" json:"platform,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -533,6 +774,13 @@ func (x *Sync) GetInboxSeq() uint64 {
 	return 0
 }
 
+func (x *Sync) GetPlatform() Platform {
+	if x != nil {
+		return x.Platform
+	}
+	return Platform_PLATFORM_UNSPECIFIED
+}
+
 // Send asks the server to accept a message. Exactly one of user and group is set.
 type Send struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -545,9 +793,12 @@ type Send struct {
 	Seq uint64 `protobuf:"varint,4,opt,name=seq,proto3" json:"seq,omitempty"`
 	// Sent.chain of seq-1. May be empty for seq 1, and while seq-1 is still
 	// unanswered on this connection.
-	Chain         []byte `protobuf:"bytes,5,opt,name=chain,proto3" json:"chain,omitempty"`
-	Kind          Kind   `protobuf:"varint,6,opt,name=kind,proto3,enum=throng.v1.Kind" json:"kind,omitempty"`
-	Body          []byte `protobuf:"bytes,7,opt,name=body,proto3" json:"body,omitempty"`
+	Chain []byte `protobuf:"bytes,5,opt,name=chain,proto3" json:"chain,omitempty"`
+	Kind  Kind   `protobuf:"varint,6,opt,name=kind,proto3,enum=throng.v1.Kind" json:"kind,omitempty"`
+	Body  []byte `protobuf:"bytes,7,opt,name=body,proto3" json:"body,omitempty"`
+	// The message_id of the message that a reaction, an edit, a deletion, an
+	// answer or a hang-up is about; else empty.
+	About         []byte `protobuf:"bytes,8,opt,name=about,proto3" json:"about,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -627,6 +878,13 @@ func (x *Send) GetKind() Kind {
 func (x *Send) GetBody() []byte {
 	if x != nil {
 		return x.Body
+	}
+	return nil
+}
+
+func (x *Send) GetAbout() []byte {
+	if x != nil {
+		return x.About
 	}
 	return nil
 }
@@ -720,7 +978,14 @@ type Deliver struct {
 	// positions of the same log.
 	Offset int64 `protobuf:"varint,9,opt,name=offset,proto3" json:"offset,omitempty"`
 	// Position in this device's inbox when the message comes out of it, else 0.
-	InboxSeq      uint64 `protobuf:"varint,10,opt,name=inbox_seq,json=inboxSeq,proto3" json:"inbox_seq,omitempty"`
+	InboxSeq uint64 `protobuf:"varint,10,opt,name=inbox_seq,json=inboxSeq,proto3" json:"inbox_seq,omitempty"`
+	About    []byte `protobuf:"bytes,11,opt,name=about,proto3" json:"about,omitempty"` // Send.about
+	// Set in the copy that the sender's other devices get of a direct message:
+	// whom it was sent to. The conversation is that with this user.
+	To uint64 `protobuf:"fixed64,12,opt,name=to,proto3" json:"to,omitempty"`
+	// Set with KIND_SYSTEM. Then from and from_device are 0 and seq is the version.
+	Change        *GroupChange `protobuf:"bytes,13,opt,name=change,proto3" json:"change,omitempty"`
+	Stamps        *Stamps      `protobuf:"bytes,14,opt,name=stamps,proto3" json:"stamps,omitempty"` // only of messages sampled for it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -825,6 +1090,128 @@ func (x *Deliver) GetInboxSeq() uint64 {
 	return 0
 }
 
+func (x *Deliver) GetAbout() []byte {
+	if x != nil {
+		return x.About
+	}
+	return nil
+}
+
+func (x *Deliver) GetTo() uint64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *Deliver) GetChange() *GroupChange {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+func (x *Deliver) GetStamps() *Stamps {
+	if x != nil {
+		return x.Stamps
+	}
+	return nil
+}
+
+// Stamps say when a message passed the stages of its way, by the clock of the
+// machine where it did: microseconds since 1970. 0: not passed.
+type Stamps struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	GatewayInUs   int64                  `protobuf:"fixed64,1,opt,name=gateway_in_us,json=gatewayInUs,proto3" json:"gateway_in_us,omitempty"`    // Send read from the socket
+	MessageInUs   int64                  `protobuf:"fixed64,2,opt,name=message_in_us,json=messageInUs,proto3" json:"message_in_us,omitempty"`    // at the message service
+	LoggedUs      int64                  `protobuf:"fixed64,3,opt,name=logged_us,json=loggedUs,proto3" json:"logged_us,omitempty"`               // group: in Kafka, acknowledged by it
+	FanoutInUs    int64                  `protobuf:"fixed64,4,opt,name=fanout_in_us,json=fanoutInUs,proto3" json:"fanout_in_us,omitempty"`       // group: read by the fan-out
+	InboxInUs     int64                  `protobuf:"fixed64,5,opt,name=inbox_in_us,json=inboxInUs,proto3" json:"inbox_in_us,omitempty"`          // at the inbox instance of the addressee
+	InboxOutUs    int64                  `protobuf:"fixed64,6,opt,name=inbox_out_us,json=inboxOutUs,proto3" json:"inbox_out_us,omitempty"`       // released to the gateway
+	GatewayOutUs  int64                  `protobuf:"fixed64,7,opt,name=gateway_out_us,json=gatewayOutUs,proto3" json:"gateway_out_us,omitempty"` // given to the socket
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Stamps) Reset() {
+	*x = Stamps{}
+	mi := &file_system_wire_chat_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Stamps) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Stamps) ProtoMessage() {}
+
+func (x *Stamps) ProtoReflect() protoreflect.Message {
+	mi := &file_system_wire_chat_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Stamps.ProtoReflect.Descriptor instead.
+func (*Stamps) Descriptor() ([]byte, []int) {
+	return file_system_wire_chat_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Stamps) GetGatewayInUs() int64 {
+	if x != nil {
+		return x.GatewayInUs
+	}
+	return 0
+}
+
+func (x *Stamps) GetMessageInUs() int64 {
+	if x != nil {
+		return x.MessageInUs
+	}
+	return 0
+}
+
+func (x *Stamps) GetLoggedUs() int64 {
+	if x != nil {
+		return x.LoggedUs
+	}
+	return 0
+}
+
+func (x *Stamps) GetFanoutInUs() int64 {
+	if x != nil {
+		return x.FanoutInUs
+	}
+	return 0
+}
+
+func (x *Stamps) GetInboxInUs() int64 {
+	if x != nil {
+		return x.InboxInUs
+	}
+	return 0
+}
+
+func (x *Stamps) GetInboxOutUs() int64 {
+	if x != nil {
+		return x.InboxOutUs
+	}
+	return 0
+}
+
+func (x *Stamps) GetGatewayOutUs() int64 {
+	if x != nil {
+		return x.GatewayOutUs
+	}
+	return 0
+}
+
 // Ack is cumulative: the device's application has the first upto Delivers of
 // this connection.
 type Ack struct {
@@ -836,7 +1223,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_system_wire_chat_proto_msgTypes[5]
+	mi := &file_system_wire_chat_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -848,7 +1235,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_system_wire_chat_proto_msgTypes[5]
+	mi := &file_system_wire_chat_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -861,7 +1248,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_system_wire_chat_proto_rawDescGZIP(), []int{5}
+	return file_system_wire_chat_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Ack) GetUpto() uint64 {
@@ -884,7 +1271,7 @@ type Current struct {
 
 func (x *Current) Reset() {
 	*x = Current{}
-	mi := &file_system_wire_chat_proto_msgTypes[6]
+	mi := &file_system_wire_chat_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -896,7 +1283,7 @@ func (x *Current) String() string {
 func (*Current) ProtoMessage() {}
 
 func (x *Current) ProtoReflect() protoreflect.Message {
-	mi := &file_system_wire_chat_proto_msgTypes[6]
+	mi := &file_system_wire_chat_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -909,7 +1296,7 @@ func (x *Current) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Current.ProtoReflect.Descriptor instead.
 func (*Current) Descriptor() ([]byte, []int) {
-	return file_system_wire_chat_proto_rawDescGZIP(), []int{6}
+	return file_system_wire_chat_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Current) GetDelivered() uint64 {
@@ -933,7 +1320,7 @@ type Read struct {
 
 func (x *Read) Reset() {
 	*x = Read{}
-	mi := &file_system_wire_chat_proto_msgTypes[7]
+	mi := &file_system_wire_chat_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -945,7 +1332,7 @@ func (x *Read) String() string {
 func (*Read) ProtoMessage() {}
 
 func (x *Read) ProtoReflect() protoreflect.Message {
-	mi := &file_system_wire_chat_proto_msgTypes[7]
+	mi := &file_system_wire_chat_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -958,7 +1345,7 @@ func (x *Read) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Read.ProtoReflect.Descriptor instead.
 func (*Read) Descriptor() ([]byte, []int) {
-	return file_system_wire_chat_proto_rawDescGZIP(), []int{7}
+	return file_system_wire_chat_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Read) GetGroup() uint64 {
@@ -989,7 +1376,8 @@ func (x *Read) GetUptoSeq() uint64 {
 	return 0
 }
 
-// Receipts are coalesced watermarks for the sending device.
+// Receipts are coalesced watermarks for the sending device. In a group one
+// comes when the last member has the message, not one from each.
 type Receipts struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Receipts      []*Receipt             `protobuf:"bytes,1,rep,name=receipts,proto3" json:"receipts,omitempty"`
@@ -999,7 +1387,7 @@ type Receipts struct {
 
 func (x *Receipts) Reset() {
 	*x = Receipts{}
-	mi := &file_system_wire_chat_proto_msgTypes[8]
+	mi := &file_system_wire_chat_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1011,7 +1399,7 @@ func (x *Receipts) String() string {
 func (*Receipts) ProtoMessage() {}
 
 func (x *Receipts) ProtoReflect() protoreflect.Message {
-	mi := &file_system_wire_chat_proto_msgTypes[8]
+	mi := &file_system_wire_chat_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1024,7 +1412,7 @@ func (x *Receipts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipts.ProtoReflect.Descriptor instead.
 func (*Receipts) Descriptor() ([]byte, []int) {
-	return file_system_wire_chat_proto_rawDescGZIP(), []int{8}
+	return file_system_wire_chat_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Receipts) GetReceipts() []*Receipt {
@@ -1037,7 +1425,7 @@ func (x *Receipts) GetReceipts() []*Receipt {
 type Receipt struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Group         uint64                 `protobuf:"fixed64,1,opt,name=group,proto3" json:"group,omitempty"` // 0 in a direct conversation
-	Peer          uint64                 `protobuf:"fixed64,2,opt,name=peer,proto3" json:"peer,omitempty"`   // who has received or read
+	Peer          uint64                 `protobuf:"fixed64,2,opt,name=peer,proto3" json:"peer,omitempty"`   // who has received or read; 0: all members of the group
 	DeliveredSeq  uint64                 `protobuf:"varint,3,opt,name=delivered_seq,json=deliveredSeq,proto3" json:"delivered_seq,omitempty"`
 	ReadSeq       uint64                 `protobuf:"varint,4,opt,name=read_seq,json=readSeq,proto3" json:"read_seq,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1046,7 +1434,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_system_wire_chat_proto_msgTypes[9]
+	mi := &file_system_wire_chat_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1058,7 +1446,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_system_wire_chat_proto_msgTypes[9]
+	mi := &file_system_wire_chat_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1071,7 +1459,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_system_wire_chat_proto_rawDescGZIP(), []int{9}
+	return file_system_wire_chat_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Receipt) GetGroup() uint64 {
@@ -1102,6 +1490,598 @@ func (x *Receipt) GetReadSeq() uint64 {
 	return 0
 }
 
+// ReceiptsRequest asks who has received and read what this device has sent to a
+// group. Answered with ReceiptList.
+type ReceiptsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RequestId     uint64                 `protobuf:"varint,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"` // chosen by the client, not 0
+	Group         uint64                 `protobuf:"fixed64,2,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReceiptsRequest) Reset() {
+	*x = ReceiptsRequest{}
+	mi := &file_system_wire_chat_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReceiptsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReceiptsRequest) ProtoMessage() {}
+
+func (x *ReceiptsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_system_wire_chat_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReceiptsRequest.ProtoReflect.Descriptor instead.
+func (*ReceiptsRequest) Descriptor() ([]byte, []int) {
+	return file_system_wire_chat_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ReceiptsRequest) GetRequestId() uint64 {
+	if x != nil {
+		return x.RequestId
+	}
+	return 0
+}
+
+func (x *ReceiptsRequest) GetGroup() uint64 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
+}
+
+type ReceiptList struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	RequestId uint64                 `protobuf:"varint,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// By member; of members who have received nothing, none. What is older than
+	// the server remembers is left out.
+	Receipts      []*Receipt `protobuf:"bytes,2,rep,name=receipts,proto3" json:"receipts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReceiptList) Reset() {
+	*x = ReceiptList{}
+	mi := &file_system_wire_chat_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReceiptList) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReceiptList) ProtoMessage() {}
+
+func (x *ReceiptList) ProtoReflect() protoreflect.Message {
+	mi := &file_system_wire_chat_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReceiptList.ProtoReflect.Descriptor instead.
+func (*ReceiptList) Descriptor() ([]byte, []int) {
+	return file_system_wire_chat_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ReceiptList) GetRequestId() uint64 {
+	if x != nil {
+		return x.RequestId
+	}
+	return 0
+}
+
+func (x *ReceiptList) GetReceipts() []*Receipt {
+	if x != nil {
+		return x.Receipts
+	}
+	return nil
+}
+
+// Privacy sets what others may see of the user. Kept until it is set again.
+type Privacy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	HideLastSeen  bool                   `protobuf:"varint,1,opt,name=hide_last_seen,json=hideLastSeen,proto3" json:"hide_last_seen,omitempty"` // presence and last seen are shown to nobody
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Privacy) Reset() {
+	*x = Privacy{}
+	mi := &file_system_wire_chat_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Privacy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Privacy) ProtoMessage() {}
+
+func (x *Privacy) ProtoReflect() protoreflect.Message {
+	mi := &file_system_wire_chat_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Privacy.ProtoReflect.Descriptor instead.
+func (*Privacy) Descriptor() ([]byte, []int) {
+	return file_system_wire_chat_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Privacy) GetHideLastSeen() bool {
+	if x != nil {
+		return x.HideLastSeen
+	}
+	return false
+}
+
+// GroupRequest changes a group, or asks about it. Answered with GroupResult; it
+// may be repeated with the same request_id and then has one effect.
+type GroupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RequestId     uint64                 `protobuf:"varint,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"` // chosen by the client, not 0, unique for (user, device)
+	Group         uint64                 `protobuf:"fixed64,2,opt,name=group,proto3" json:"group,omitempty"`
+	Action        GroupRequest_Action    `protobuf:"varint,3,opt,name=action,proto3,enum=throng.v1.GroupRequest_Action" json:"action,omitempty"`
+	Users         []uint64               `protobuf:"fixed64,4,rep,packed,name=users,proto3" json:"users,omitempty"`
+	Name          *string                `protobuf:"bytes,5,opt,name=name,proto3,oneof" json:"name,omitempty"`
+	Description   *string                `protobuf:"bytes,6,opt,name=description,proto3,oneof" json:"description,omitempty"`
+	Icon          *string                `protobuf:"bytes,7,opt,name=icon,proto3,oneof" json:"icon,omitempty"` // a reference to media
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupRequest) Reset() {
+	*x = GroupRequest{}
+	mi := &file_system_wire_chat_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupRequest) ProtoMessage() {}
+
+func (x *GroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_system_wire_chat_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupRequest.ProtoReflect.Descriptor instead.
+func (*GroupRequest) Descriptor() ([]byte, []int) {
+	return file_system_wire_chat_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *GroupRequest) GetRequestId() uint64 {
+	if x != nil {
+		return x.RequestId
+	}
+	return 0
+}
+
+func (x *GroupRequest) GetGroup() uint64 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
+}
+
+func (x *GroupRequest) GetAction() GroupRequest_Action {
+	if x != nil {
+		return x.Action
+	}
+	return GroupRequest_ACTION_UNSPECIFIED
+}
+
+func (x *GroupRequest) GetUsers() []uint64 {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+func (x *GroupRequest) GetName() string {
+	if x != nil && x.Name != nil {
+		return *x.Name
+	}
+	return ""
+}
+
+func (x *GroupRequest) GetDescription() string {
+	if x != nil && x.Description != nil {
+		return *x.Description
+	}
+	return ""
+}
+
+func (x *GroupRequest) GetIcon() string {
+	if x != nil && x.Icon != nil {
+		return *x.Icon
+	}
+	return ""
+}
+
+type GroupResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RequestId     uint64                 `protobuf:"varint,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Code          Code                   `protobuf:"varint,2,opt,name=code,proto3,enum=throng.v1.Code" json:"code,omitempty"` // 0: done
+	Detail        string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	Group         *GroupInfo             `protobuf:"bytes,4,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupResult) Reset() {
+	*x = GroupResult{}
+	mi := &file_system_wire_chat_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupResult) ProtoMessage() {}
+
+func (x *GroupResult) ProtoReflect() protoreflect.Message {
+	mi := &file_system_wire_chat_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupResult.ProtoReflect.Descriptor instead.
+func (*GroupResult) Descriptor() ([]byte, []int) {
+	return file_system_wire_chat_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *GroupResult) GetRequestId() uint64 {
+	if x != nil {
+		return x.RequestId
+	}
+	return 0
+}
+
+func (x *GroupResult) GetCode() Code {
+	if x != nil {
+		return x.Code
+	}
+	return Code_CODE_UNSPECIFIED
+}
+
+func (x *GroupResult) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *GroupResult) GetGroup() *GroupInfo {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+type GroupInfo struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         uint64                 `protobuf:"fixed64,1,opt,name=group,proto3" json:"group,omitempty"`
+	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Description   string                 `protobuf:"bytes,4,opt,name=description,proto3" json:"description,omitempty"`
+	Icon          string                 `protobuf:"bytes,5,opt,name=icon,proto3" json:"icon,omitempty"`
+	Inactive      bool                   `protobuf:"varint,6,opt,name=inactive,proto3" json:"inactive,omitempty"`
+	Size          uint32                 `protobuf:"varint,7,opt,name=size,proto3" json:"size,omitempty"`      // number of members
+	Members       []*GroupMember         `protobuf:"bytes,8,rep,name=members,proto3" json:"members,omitempty"` // of ACTION_INFO only
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupInfo) Reset() {
+	*x = GroupInfo{}
+	mi := &file_system_wire_chat_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupInfo) ProtoMessage() {}
+
+func (x *GroupInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_system_wire_chat_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupInfo.ProtoReflect.Descriptor instead.
+func (*GroupInfo) Descriptor() ([]byte, []int) {
+	return file_system_wire_chat_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *GroupInfo) GetGroup() uint64 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
+}
+
+func (x *GroupInfo) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *GroupInfo) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GroupInfo) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *GroupInfo) GetIcon() string {
+	if x != nil {
+		return x.Icon
+	}
+	return ""
+}
+
+func (x *GroupInfo) GetInactive() bool {
+	if x != nil {
+		return x.Inactive
+	}
+	return false
+}
+
+func (x *GroupInfo) GetSize() uint32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *GroupInfo) GetMembers() []*GroupMember {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+type GroupMember struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"fixed64,1,opt,name=user,proto3" json:"user,omitempty"`
+	Admin         bool                   `protobuf:"varint,2,opt,name=admin,proto3" json:"admin,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupMember) Reset() {
+	*x = GroupMember{}
+	mi := &file_system_wire_chat_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupMember) ProtoMessage() {}
+
+func (x *GroupMember) ProtoReflect() protoreflect.Message {
+	mi := &file_system_wire_chat_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupMember.ProtoReflect.Descriptor instead.
+func (*GroupMember) Descriptor() ([]byte, []int) {
+	return file_system_wire_chat_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *GroupMember) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *GroupMember) GetAdmin() bool {
+	if x != nil {
+		return x.Admin
+	}
+	return false
+}
+
+// GroupChange is what one version of a group changed.
+type GroupChange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	By            uint64                 `protobuf:"fixed64,2,opt,name=by,proto3" json:"by,omitempty"` // 0: an administrator of the system
+	Add           []uint64               `protobuf:"fixed64,3,rep,packed,name=add,proto3" json:"add,omitempty"`
+	Remove        []uint64               `protobuf:"fixed64,4,rep,packed,name=remove,proto3" json:"remove,omitempty"`
+	Promote       []uint64               `protobuf:"fixed64,5,rep,packed,name=promote,proto3" json:"promote,omitempty"`
+	Demote        []uint64               `protobuf:"fixed64,6,rep,packed,name=demote,proto3" json:"demote,omitempty"`
+	Name          *string                `protobuf:"bytes,7,opt,name=name,proto3,oneof" json:"name,omitempty"`
+	Description   *string                `protobuf:"bytes,8,opt,name=description,proto3,oneof" json:"description,omitempty"`
+	Icon          *string                `protobuf:"bytes,9,opt,name=icon,proto3,oneof" json:"icon,omitempty"`
+	Deactivated   bool                   `protobuf:"varint,10,opt,name=deactivated,proto3" json:"deactivated,omitempty"`
+	Size          uint32                 `protobuf:"varint,11,opt,name=size,proto3" json:"size,omitempty"` // number of members after it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupChange) Reset() {
+	*x = GroupChange{}
+	mi := &file_system_wire_chat_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupChange) ProtoMessage() {}
+
+func (x *GroupChange) ProtoReflect() protoreflect.Message {
+	mi := &file_system_wire_chat_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupChange.ProtoReflect.Descriptor instead.
+func (*GroupChange) Descriptor() ([]byte, []int) {
+	return file_system_wire_chat_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *GroupChange) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *GroupChange) GetBy() uint64 {
+	if x != nil {
+		return x.By
+	}
+	return 0
+}
+
+func (x *GroupChange) GetAdd() []uint64 {
+	if x != nil {
+		return x.Add
+	}
+	return nil
+}
+
+func (x *GroupChange) GetRemove() []uint64 {
+	if x != nil {
+		return x.Remove
+	}
+	return nil
+}
+
+func (x *GroupChange) GetPromote() []uint64 {
+	if x != nil {
+		return x.Promote
+	}
+	return nil
+}
+
+func (x *GroupChange) GetDemote() []uint64 {
+	if x != nil {
+		return x.Demote
+	}
+	return nil
+}
+
+func (x *GroupChange) GetName() string {
+	if x != nil && x.Name != nil {
+		return *x.Name
+	}
+	return ""
+}
+
+func (x *GroupChange) GetDescription() string {
+	if x != nil && x.Description != nil {
+		return *x.Description
+	}
+	return ""
+}
+
+func (x *GroupChange) GetIcon() string {
+	if x != nil && x.Icon != nil {
+		return *x.Icon
+	}
+	return ""
+}
+
+func (x *GroupChange) GetDeactivated() bool {
+	if x != nil {
+		return x.Deactivated
+	}
+	return false
+}
+
+func (x *GroupChange) GetSize() uint32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
 // Typing in a conversation. Best effort, never stored. Exactly one of user and
 // group is set.
 type Typing struct {
@@ -1114,7 +2094,7 @@ type Typing struct {
 
 func (x *Typing) Reset() {
 	*x = Typing{}
-	mi := &file_system_wire_chat_proto_msgTypes[10]
+	mi := &file_system_wire_chat_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1126,7 +2106,7 @@ func (x *Typing) String() string {
 func (*Typing) ProtoMessage() {}
 
 func (x *Typing) ProtoReflect() protoreflect.Message {
-	mi := &file_system_wire_chat_proto_msgTypes[10]
+	mi := &file_system_wire_chat_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1139,7 +2119,7 @@ func (x *Typing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Typing.ProtoReflect.Descriptor instead.
 func (*Typing) Descriptor() ([]byte, []int) {
-	return file_system_wire_chat_proto_rawDescGZIP(), []int{10}
+	return file_system_wire_chat_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Typing) GetUser() uint64 {
@@ -1166,7 +2146,7 @@ type TypingEvent struct {
 
 func (x *TypingEvent) Reset() {
 	*x = TypingEvent{}
-	mi := &file_system_wire_chat_proto_msgTypes[11]
+	mi := &file_system_wire_chat_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1178,7 +2158,7 @@ func (x *TypingEvent) String() string {
 func (*TypingEvent) ProtoMessage() {}
 
 func (x *TypingEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_system_wire_chat_proto_msgTypes[11]
+	mi := &file_system_wire_chat_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1191,7 +2171,7 @@ func (x *TypingEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TypingEvent.ProtoReflect.Descriptor instead.
 func (*TypingEvent) Descriptor() ([]byte, []int) {
-	return file_system_wire_chat_proto_rawDescGZIP(), []int{11}
+	return file_system_wire_chat_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *TypingEvent) GetGroup() uint64 {
@@ -1218,7 +2198,7 @@ type Presence struct {
 
 func (x *Presence) Reset() {
 	*x = Presence{}
-	mi := &file_system_wire_chat_proto_msgTypes[12]
+	mi := &file_system_wire_chat_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1230,7 +2210,7 @@ func (x *Presence) String() string {
 func (*Presence) ProtoMessage() {}
 
 func (x *Presence) ProtoReflect() protoreflect.Message {
-	mi := &file_system_wire_chat_proto_msgTypes[12]
+	mi := &file_system_wire_chat_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1243,7 +2223,7 @@ func (x *Presence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Presence.ProtoReflect.Descriptor instead.
 func (*Presence) Descriptor() ([]byte, []int) {
-	return file_system_wire_chat_proto_rawDescGZIP(), []int{12}
+	return file_system_wire_chat_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Presence) GetAvailable() bool {
@@ -1264,7 +2244,7 @@ type PresenceEvent struct {
 
 func (x *PresenceEvent) Reset() {
 	*x = PresenceEvent{}
-	mi := &file_system_wire_chat_proto_msgTypes[13]
+	mi := &file_system_wire_chat_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1276,7 +2256,7 @@ func (x *PresenceEvent) String() string {
 func (*PresenceEvent) ProtoMessage() {}
 
 func (x *PresenceEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_system_wire_chat_proto_msgTypes[13]
+	mi := &file_system_wire_chat_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1289,7 +2269,7 @@ func (x *PresenceEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PresenceEvent.ProtoReflect.Descriptor instead.
 func (*PresenceEvent) Descriptor() ([]byte, []int) {
-	return file_system_wire_chat_proto_rawDescGZIP(), []int{13}
+	return file_system_wire_chat_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PresenceEvent) GetUser() uint64 {
@@ -1325,7 +2305,7 @@ type View struct {
 
 func (x *View) Reset() {
 	*x = View{}
-	mi := &file_system_wire_chat_proto_msgTypes[14]
+	mi := &file_system_wire_chat_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1337,7 +2317,7 @@ func (x *View) String() string {
 func (*View) ProtoMessage() {}
 
 func (x *View) ProtoReflect() protoreflect.Message {
-	mi := &file_system_wire_chat_proto_msgTypes[14]
+	mi := &file_system_wire_chat_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1350,7 +2330,7 @@ func (x *View) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use View.ProtoReflect.Descriptor instead.
 func (*View) Descriptor() ([]byte, []int) {
-	return file_system_wire_chat_proto_rawDescGZIP(), []int{14}
+	return file_system_wire_chat_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *View) GetUser() uint64 {
@@ -1376,7 +2356,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_system_wire_chat_proto_msgTypes[15]
+	mi := &file_system_wire_chat_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1388,7 +2368,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_system_wire_chat_proto_msgTypes[15]
+	mi := &file_system_wire_chat_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1401,7 +2381,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_system_wire_chat_proto_rawDescGZIP(), []int{15}
+	return file_system_wire_chat_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Ping) GetNonce() uint64 {
@@ -1420,7 +2400,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_system_wire_chat_proto_msgTypes[16]
+	mi := &file_system_wire_chat_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1432,7 +2412,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_system_wire_chat_proto_msgTypes[16]
+	mi := &file_system_wire_chat_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1445,7 +2425,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_system_wire_chat_proto_rawDescGZIP(), []int{16}
+	return file_system_wire_chat_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Pong) GetNonce() uint64 {
@@ -1469,7 +2449,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_system_wire_chat_proto_msgTypes[17]
+	mi := &file_system_wire_chat_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1481,7 +2461,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_system_wire_chat_proto_msgTypes[17]
+	mi := &file_system_wire_chat_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1494,7 +2474,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_system_wire_chat_proto_rawDescGZIP(), []int{17}
+	return file_system_wire_chat_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Error) GetCode() Code {
@@ -1543,7 +2523,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_system_wire_chat_proto_msgTypes[18]
+	mi := &file_system_wire_chat_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1555,7 +2535,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_system_wire_chat_proto_msgTypes[18]
+	mi := &file_system_wire_chat_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1568,7 +2548,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_system_wire_chat_proto_rawDescGZIP(), []int{18}
+	return file_system_wire_chat_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Drain) GetJitterMs() uint32 {
@@ -1582,7 +2562,7 @@ var File_system_wire_chat_proto protoreflect.FileDescriptor
 
 const file_system_wire_chat_proto_rawDesc = "" +
 	"\n" +
-	"\x16system/wire/chat.proto\x12\tthrong.v1\"\x8b\x06\n" +
+	"\x16system/wire/chat.proto\x12\tthrong.v1\"\xbe\b\n" +
 	"\x05Frame\x12%\n" +
 	"\x04sync\x18\x01 \x01(\v2\x0f.throng.v1.SyncH\x00R\x04sync\x12%\n" +
 	"\x04send\x18\x02 \x01(\v2\x0f.throng.v1.SendH\x00R\x04send\x12\"\n" +
@@ -1591,7 +2571,11 @@ const file_system_wire_chat_proto_rawDesc = "" +
 	"\x06typing\x18\x05 \x01(\v2\x11.throng.v1.TypingH\x00R\x06typing\x121\n" +
 	"\bpresence\x18\x06 \x01(\v2\x13.throng.v1.PresenceH\x00R\bpresence\x12%\n" +
 	"\x04view\x18\a \x01(\v2\x0f.throng.v1.ViewH\x00R\x04view\x12%\n" +
-	"\x04ping\x18\b \x01(\v2\x0f.throng.v1.PingH\x00R\x04ping\x12%\n" +
+	"\x04ping\x18\b \x01(\v2\x0f.throng.v1.PingH\x00R\x04ping\x12>\n" +
+	"\rgroup_request\x18\t \x01(\v2\x17.throng.v1.GroupRequestH\x00R\fgroupRequest\x12G\n" +
+	"\x10receipts_request\x18\n" +
+	" \x01(\v2\x1a.throng.v1.ReceiptsRequestH\x00R\x0freceiptsRequest\x12.\n" +
+	"\aprivacy\x18\v \x01(\v2\x12.throng.v1.PrivacyH\x00R\aprivacy\x12%\n" +
 	"\x04sent\x18\x10 \x01(\v2\x0f.throng.v1.SentH\x00R\x04sent\x12.\n" +
 	"\adeliver\x18\x11 \x01(\v2\x12.throng.v1.DeliverH\x00R\adeliver\x12.\n" +
 	"\acurrent\x18\x12 \x01(\v2\x12.throng.v1.CurrentH\x00R\acurrent\x121\n" +
@@ -1600,10 +2584,13 @@ const file_system_wire_chat_proto_rawDesc = "" +
 	"\x0epresence_event\x18\x15 \x01(\v2\x18.throng.v1.PresenceEventH\x00R\rpresenceEvent\x12(\n" +
 	"\x05error\x18\x16 \x01(\v2\x10.throng.v1.ErrorH\x00R\x05error\x12(\n" +
 	"\x05drain\x18\x17 \x01(\v2\x10.throng.v1.DrainH\x00R\x05drain\x12%\n" +
-	"\x04pong\x18\x18 \x01(\v2\x0f.throng.v1.PongH\x00R\x04pongB\x06\n" +
-	"\x04kind\"#\n" +
+	"\x04pong\x18\x18 \x01(\v2\x0f.throng.v1.PongH\x00R\x04pong\x12;\n" +
+	"\fgroup_result\x18\x19 \x01(\v2\x16.throng.v1.GroupResultH\x00R\vgroupResult\x12;\n" +
+	"\freceipt_list\x18\x1a \x01(\v2\x16.throng.v1.ReceiptListH\x00R\vreceiptListB\x06\n" +
+	"\x04kind\"T\n" +
 	"\x04Sync\x12\x1b\n" +
-	"\tinbox_seq\x18\x01 \x01(\x04R\binboxSeq\"\xb5\x01\n" +
+	"\tinbox_seq\x18\x01 \x01(\x04R\binboxSeq\x12/\n" +
+	"\bplatform\x18\x02 \x01(\x0e2\x13.throng.v1.PlatformR\bplatform\"\xcb\x01\n" +
 	"\x04Send\x12\"\n" +
 	"\rclient_msg_id\x18\x01 \x01(\x04R\vclientMsgId\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\x06R\x04user\x12\x14\n" +
@@ -1611,14 +2598,15 @@ const file_system_wire_chat_proto_rawDesc = "" +
 	"\x03seq\x18\x04 \x01(\x04R\x03seq\x12\x14\n" +
 	"\x05chain\x18\x05 \x01(\fR\x05chain\x12#\n" +
 	"\x04kind\x18\x06 \x01(\x0e2\x0f.throng.v1.KindR\x04kind\x12\x12\n" +
-	"\x04body\x18\a \x01(\fR\x04body\"\x80\x01\n" +
+	"\x04body\x18\a \x01(\fR\x04body\x12\x14\n" +
+	"\x05about\x18\b \x01(\fR\x05about\"\x80\x01\n" +
 	"\x04Sent\x12\"\n" +
 	"\rclient_msg_id\x18\x01 \x01(\x04R\vclientMsgId\x12\x1d\n" +
 	"\n" +
 	"message_id\x18\x02 \x01(\fR\tmessageId\x12\x14\n" +
 	"\x05chain\x18\x03 \x01(\fR\x05chain\x12\x1f\n" +
 	"\vaccepted_ms\x18\x04 \x01(\x03R\n" +
-	"acceptedMs\"\x94\x02\n" +
+	"acceptedMs\"\x95\x03\n" +
 	"\aDeliver\x12\x1d\n" +
 	"\n" +
 	"message_id\x18\x01 \x01(\fR\tmessageId\x12\x14\n" +
@@ -1633,7 +2621,21 @@ const file_system_wire_chat_proto_rawDesc = "" +
 	"acceptedMs\x12\x16\n" +
 	"\x06offset\x18\t \x01(\x03R\x06offset\x12\x1b\n" +
 	"\tinbox_seq\x18\n" +
-	" \x01(\x04R\binboxSeq\"\x19\n" +
+	" \x01(\x04R\binboxSeq\x12\x14\n" +
+	"\x05about\x18\v \x01(\fR\x05about\x12\x0e\n" +
+	"\x02to\x18\f \x01(\x06R\x02to\x12.\n" +
+	"\x06change\x18\r \x01(\v2\x16.throng.v1.GroupChangeR\x06change\x12)\n" +
+	"\x06stamps\x18\x0e \x01(\v2\x11.throng.v1.StampsR\x06stamps\"\xf7\x01\n" +
+	"\x06Stamps\x12\"\n" +
+	"\rgateway_in_us\x18\x01 \x01(\x10R\vgatewayInUs\x12\"\n" +
+	"\rmessage_in_us\x18\x02 \x01(\x10R\vmessageInUs\x12\x1b\n" +
+	"\tlogged_us\x18\x03 \x01(\x10R\bloggedUs\x12 \n" +
+	"\ffanout_in_us\x18\x04 \x01(\x10R\n" +
+	"fanoutInUs\x12\x1e\n" +
+	"\vinbox_in_us\x18\x05 \x01(\x10R\tinboxInUs\x12 \n" +
+	"\finbox_out_us\x18\x06 \x01(\x10R\n" +
+	"inboxOutUs\x12$\n" +
+	"\x0egateway_out_us\x18\a \x01(\x10R\fgatewayOutUs\"\x19\n" +
 	"\x03Ack\x12\x12\n" +
 	"\x04upto\x18\x01 \x01(\x04R\x04upto\"'\n" +
 	"\aCurrent\x12\x1c\n" +
@@ -1650,7 +2652,75 @@ const file_system_wire_chat_proto_rawDesc = "" +
 	"\x05group\x18\x01 \x01(\x06R\x05group\x12\x12\n" +
 	"\x04peer\x18\x02 \x01(\x06R\x04peer\x12#\n" +
 	"\rdelivered_seq\x18\x03 \x01(\x04R\fdeliveredSeq\x12\x19\n" +
-	"\bread_seq\x18\x04 \x01(\x04R\areadSeq\"2\n" +
+	"\bread_seq\x18\x04 \x01(\x04R\areadSeq\"F\n" +
+	"\x0fReceiptsRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\x04R\trequestId\x12\x14\n" +
+	"\x05group\x18\x02 \x01(\x06R\x05group\"\\\n" +
+	"\vReceiptList\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\x04R\trequestId\x12.\n" +
+	"\breceipts\x18\x02 \x03(\v2\x12.throng.v1.ReceiptR\breceipts\"/\n" +
+	"\aPrivacy\x12$\n" +
+	"\x0ehide_last_seen\x18\x01 \x01(\bR\fhideLastSeen\"\xd9\x03\n" +
+	"\fGroupRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\x04R\trequestId\x12\x14\n" +
+	"\x05group\x18\x02 \x01(\x06R\x05group\x126\n" +
+	"\x06action\x18\x03 \x01(\x0e2\x1e.throng.v1.GroupRequest.ActionR\x06action\x12\x14\n" +
+	"\x05users\x18\x04 \x03(\x06R\x05users\x12\x17\n" +
+	"\x04name\x18\x05 \x01(\tH\x00R\x04name\x88\x01\x01\x12%\n" +
+	"\vdescription\x18\x06 \x01(\tH\x01R\vdescription\x88\x01\x01\x12\x17\n" +
+	"\x04icon\x18\a \x01(\tH\x02R\x04icon\x88\x01\x01\"\xca\x01\n" +
+	"\x06Action\x12\x16\n" +
+	"\x12ACTION_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vACTION_INFO\x10\x01\x12\x11\n" +
+	"\rACTION_CREATE\x10\x02\x12\x11\n" +
+	"\rACTION_UPDATE\x10\x03\x12\x0e\n" +
+	"\n" +
+	"ACTION_ADD\x10\x04\x12\x11\n" +
+	"\rACTION_REMOVE\x10\x05\x12\x10\n" +
+	"\fACTION_LEAVE\x10\x06\x12\x12\n" +
+	"\x0eACTION_PROMOTE\x10\a\x12\x11\n" +
+	"\rACTION_DEMOTE\x10\b\x12\x15\n" +
+	"\x11ACTION_DEACTIVATE\x10\tB\a\n" +
+	"\x05_nameB\x0e\n" +
+	"\f_descriptionB\a\n" +
+	"\x05_icon\"\x95\x01\n" +
+	"\vGroupResult\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\x04R\trequestId\x12#\n" +
+	"\x04code\x18\x02 \x01(\x0e2\x0f.throng.v1.CodeR\x04code\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\x12*\n" +
+	"\x05group\x18\x04 \x01(\v2\x14.throng.v1.GroupInfoR\x05group\"\xe7\x01\n" +
+	"\tGroupInfo\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\x06R\x05group\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12 \n" +
+	"\vdescription\x18\x04 \x01(\tR\vdescription\x12\x12\n" +
+	"\x04icon\x18\x05 \x01(\tR\x04icon\x12\x1a\n" +
+	"\binactive\x18\x06 \x01(\bR\binactive\x12\x12\n" +
+	"\x04size\x18\a \x01(\rR\x04size\x120\n" +
+	"\amembers\x18\b \x03(\v2\x16.throng.v1.GroupMemberR\amembers\"7\n" +
+	"\vGroupMember\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x06R\x04user\x12\x14\n" +
+	"\x05admin\x18\x02 \x01(\bR\x05admin\"\xc4\x02\n" +
+	"\vGroupChange\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x0e\n" +
+	"\x02by\x18\x02 \x01(\x06R\x02by\x12\x10\n" +
+	"\x03add\x18\x03 \x03(\x06R\x03add\x12\x16\n" +
+	"\x06remove\x18\x04 \x03(\x06R\x06remove\x12\x18\n" +
+	"\apromote\x18\x05 \x03(\x06R\apromote\x12\x16\n" +
+	"\x06demote\x18\x06 \x03(\x06R\x06demote\x12\x17\n" +
+	"\x04name\x18\a \x01(\tH\x00R\x04name\x88\x01\x01\x12%\n" +
+	"\vdescription\x18\b \x01(\tH\x01R\vdescription\x88\x01\x01\x12\x17\n" +
+	"\x04icon\x18\t \x01(\tH\x02R\x04icon\x88\x01\x01\x12 \n" +
+	"\vdeactivated\x18\n" +
+	" \x01(\bR\vdeactivated\x12\x12\n" +
+	"\x04size\x18\v \x01(\rR\x04sizeB\a\n" +
+	"\x05_nameB\x0e\n" +
+	"\f_descriptionB\a\n" +
+	"\x05_icon\"2\n" +
 	"\x06Typing\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x06R\x04user\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\x06R\x05group\"7\n" +
@@ -1678,7 +2748,7 @@ const file_system_wire_chat_proto_rawDesc = "" +
 	"\fexpected_seq\x18\x04 \x01(\x04R\vexpectedSeq\x12$\n" +
 	"\x0eretry_after_ms\x18\x05 \x01(\rR\fretryAfterMs\"$\n" +
 	"\x05Drain\x12\x1b\n" +
-	"\tjitter_ms\x18\x01 \x01(\rR\bjitterMs*U\n" +
+	"\tjitter_ms\x18\x01 \x01(\rR\bjitterMs*\xda\x01\n" +
 	"\x04Kind\x12\r\n" +
 	"\tKIND_TEXT\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -1688,7 +2758,20 @@ const file_system_wire_chat_proto_rawDesc = "" +
 	"\n" +
 	"KIND_VIDEO\x10\x03\x12\x0e\n" +
 	"\n" +
-	"KIND_OTHER\x10\x04*\xe8\x01\n" +
+	"KIND_OTHER\x10\x04\x12\x13\n" +
+	"\x0fKIND_CALL_OFFER\x10\x05\x12\x14\n" +
+	"\x10KIND_CALL_ANSWER\x10\x06\x12\x14\n" +
+	"\x10KIND_CALL_HANGUP\x10\a\x12\x11\n" +
+	"\rKIND_REACTION\x10\b\x12\r\n" +
+	"\tKIND_EDIT\x10\t\x12\x0f\n" +
+	"\vKIND_DELETE\x10\n" +
+	"\x12\x0f\n" +
+	"\vKIND_SYSTEM\x10\x0f*b\n" +
+	"\bPlatform\x12\x18\n" +
+	"\x14PLATFORM_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10PLATFORM_ANDROID\x10\x01\x12\x10\n" +
+	"\fPLATFORM_IOS\x10\x02\x12\x14\n" +
+	"\x10PLATFORM_DESKTOP\x10\x03*\xaa\x02\n" +
 	"\x04Code\x12\x14\n" +
 	"\x10CODE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -1702,7 +2785,10 @@ const file_system_wire_chat_proto_rawDesc = "" +
 	"\x0fCODE_INBOX_FULL\x10\b\x12\x15\n" +
 	"\x11CODE_RATE_LIMITED\x10\t\x12\x11\n" +
 	"\rCODE_INTERNAL\x10\n" +
-	"B\x19Z\x17throng/system/wire;wireb\x06proto3"
+	"\x12\x12\n" +
+	"\x0eCODE_NOT_ADMIN\x10\v\x12\x17\n" +
+	"\x13CODE_GROUP_INACTIVE\x10\f\x12\x13\n" +
+	"\x0fCODE_GROUP_FULL\x10\rB\x19Z\x17throng/system/wire;wireb\x06proto3"
 
 var (
 	file_system_wire_chat_proto_rawDescOnce sync.Once
@@ -1716,58 +2802,82 @@ func file_system_wire_chat_proto_rawDescGZIP() []byte {
 	return file_system_wire_chat_proto_rawDescData
 }
 
-var file_system_wire_chat_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_system_wire_chat_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_system_wire_chat_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_system_wire_chat_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_system_wire_chat_proto_goTypes = []any{
-	(Kind)(0),             // 0: throng.v1.Kind
-	(Code)(0),             // 1: throng.v1.Code
-	(*Frame)(nil),         // 2: throng.v1.Frame
-	(*Sync)(nil),          // 3: throng.v1.Sync
-	(*Send)(nil),          // 4: throng.v1.Send
-	(*Sent)(nil),          // 5: throng.v1.Sent
-	(*Deliver)(nil),       // 6: throng.v1.Deliver
-	(*Ack)(nil),           // 7: throng.v1.Ack
-	(*Current)(nil),       // 8: throng.v1.Current
-	(*Read)(nil),          // 9: throng.v1.Read
-	(*Receipts)(nil),      // 10: throng.v1.Receipts
-	(*Receipt)(nil),       // 11: throng.v1.Receipt
-	(*Typing)(nil),        // 12: throng.v1.Typing
-	(*TypingEvent)(nil),   // 13: throng.v1.TypingEvent
-	(*Presence)(nil),      // 14: throng.v1.Presence
-	(*PresenceEvent)(nil), // 15: throng.v1.PresenceEvent
-	(*View)(nil),          // 16: throng.v1.View
-	(*Ping)(nil),          // 17: throng.v1.Ping
-	(*Pong)(nil),          // 18: throng.v1.Pong
-	(*Error)(nil),         // 19: throng.v1.Error
-	(*Drain)(nil),         // 20: throng.v1.Drain
+	(Kind)(0),                // 0: throng.v1.Kind
+	(Platform)(0),            // 1: throng.v1.Platform
+	(Code)(0),                // 2: throng.v1.Code
+	(GroupRequest_Action)(0), // 3: throng.v1.GroupRequest.Action
+	(*Frame)(nil),            // 4: throng.v1.Frame
+	(*Sync)(nil),             // 5: throng.v1.Sync
+	(*Send)(nil),             // 6: throng.v1.Send
+	(*Sent)(nil),             // 7: throng.v1.Sent
+	(*Deliver)(nil),          // 8: throng.v1.Deliver
+	(*Stamps)(nil),           // 9: throng.v1.Stamps
+	(*Ack)(nil),              // 10: throng.v1.Ack
+	(*Current)(nil),          // 11: throng.v1.Current
+	(*Read)(nil),             // 12: throng.v1.Read
+	(*Receipts)(nil),         // 13: throng.v1.Receipts
+	(*Receipt)(nil),          // 14: throng.v1.Receipt
+	(*ReceiptsRequest)(nil),  // 15: throng.v1.ReceiptsRequest
+	(*ReceiptList)(nil),      // 16: throng.v1.ReceiptList
+	(*Privacy)(nil),          // 17: throng.v1.Privacy
+	(*GroupRequest)(nil),     // 18: throng.v1.GroupRequest
+	(*GroupResult)(nil),      // 19: throng.v1.GroupResult
+	(*GroupInfo)(nil),        // 20: throng.v1.GroupInfo
+	(*GroupMember)(nil),      // 21: throng.v1.GroupMember
+	(*GroupChange)(nil),      // 22: throng.v1.GroupChange
+	(*Typing)(nil),           // 23: throng.v1.Typing
+	(*TypingEvent)(nil),      // 24: throng.v1.TypingEvent
+	(*Presence)(nil),         // 25: throng.v1.Presence
+	(*PresenceEvent)(nil),    // 26: throng.v1.PresenceEvent
+	(*View)(nil),             // 27: throng.v1.View
+	(*Ping)(nil),             // 28: throng.v1.Ping
+	(*Pong)(nil),             // 29: throng.v1.Pong
+	(*Error)(nil),            // 30: throng.v1.Error
+	(*Drain)(nil),            // 31: throng.v1.Drain
 }
 var file_system_wire_chat_proto_depIdxs = []int32{
-	3,  // 0: throng.v1.Frame.sync:type_name -> throng.v1.Sync
-	4,  // 1: throng.v1.Frame.send:type_name -> throng.v1.Send
-	7,  // 2: throng.v1.Frame.ack:type_name -> throng.v1.Ack
-	9,  // 3: throng.v1.Frame.read:type_name -> throng.v1.Read
-	12, // 4: throng.v1.Frame.typing:type_name -> throng.v1.Typing
-	14, // 5: throng.v1.Frame.presence:type_name -> throng.v1.Presence
-	16, // 6: throng.v1.Frame.view:type_name -> throng.v1.View
-	17, // 7: throng.v1.Frame.ping:type_name -> throng.v1.Ping
-	5,  // 8: throng.v1.Frame.sent:type_name -> throng.v1.Sent
-	6,  // 9: throng.v1.Frame.deliver:type_name -> throng.v1.Deliver
-	8,  // 10: throng.v1.Frame.current:type_name -> throng.v1.Current
-	10, // 11: throng.v1.Frame.receipts:type_name -> throng.v1.Receipts
-	13, // 12: throng.v1.Frame.typing_event:type_name -> throng.v1.TypingEvent
-	15, // 13: throng.v1.Frame.presence_event:type_name -> throng.v1.PresenceEvent
-	19, // 14: throng.v1.Frame.error:type_name -> throng.v1.Error
-	20, // 15: throng.v1.Frame.drain:type_name -> throng.v1.Drain
-	18, // 16: throng.v1.Frame.pong:type_name -> throng.v1.Pong
-	0,  // 17: throng.v1.Send.kind:type_name -> throng.v1.Kind
-	0,  // 18: throng.v1.Deliver.kind:type_name -> throng.v1.Kind
-	11, // 19: throng.v1.Receipts.receipts:type_name -> throng.v1.Receipt
-	1,  // 20: throng.v1.Error.code:type_name -> throng.v1.Code
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	5,  // 0: throng.v1.Frame.sync:type_name -> throng.v1.Sync
+	6,  // 1: throng.v1.Frame.send:type_name -> throng.v1.Send
+	10, // 2: throng.v1.Frame.ack:type_name -> throng.v1.Ack
+	12, // 3: throng.v1.Frame.read:type_name -> throng.v1.Read
+	23, // 4: throng.v1.Frame.typing:type_name -> throng.v1.Typing
+	25, // 5: throng.v1.Frame.presence:type_name -> throng.v1.Presence
+	27, // 6: throng.v1.Frame.view:type_name -> throng.v1.View
+	28, // 7: throng.v1.Frame.ping:type_name -> throng.v1.Ping
+	18, // 8: throng.v1.Frame.group_request:type_name -> throng.v1.GroupRequest
+	15, // 9: throng.v1.Frame.receipts_request:type_name -> throng.v1.ReceiptsRequest
+	17, // 10: throng.v1.Frame.privacy:type_name -> throng.v1.Privacy
+	7,  // 11: throng.v1.Frame.sent:type_name -> throng.v1.Sent
+	8,  // 12: throng.v1.Frame.deliver:type_name -> throng.v1.Deliver
+	11, // 13: throng.v1.Frame.current:type_name -> throng.v1.Current
+	13, // 14: throng.v1.Frame.receipts:type_name -> throng.v1.Receipts
+	24, // 15: throng.v1.Frame.typing_event:type_name -> throng.v1.TypingEvent
+	26, // 16: throng.v1.Frame.presence_event:type_name -> throng.v1.PresenceEvent
+	30, // 17: throng.v1.Frame.error:type_name -> throng.v1.Error
+	31, // 18: throng.v1.Frame.drain:type_name -> throng.v1.Drain
+	29, // 19: throng.v1.Frame.pong:type_name -> throng.v1.Pong
+	19, // 20: throng.v1.Frame.group_result:type_name -> throng.v1.GroupResult
+	16, // 21: throng.v1.Frame.receipt_list:type_name -> throng.v1.ReceiptList
+	1,  // 22: throng.v1.Sync.platform:type_name -> throng.v1.Platform
+	0,  // 23: throng.v1.Send.kind:type_name -> throng.v1.Kind
+	0,  // 24: throng.v1.Deliver.kind:type_name -> throng.v1.Kind
+	22, // 25: throng.v1.Deliver.change:type_name -> throng.v1.GroupChange
+	9,  // 26: throng.v1.Deliver.stamps:type_name -> throng.v1.Stamps
+	14, // 27: throng.v1.Receipts.receipts:type_name -> throng.v1.Receipt
+	14, // 28: throng.v1.ReceiptList.receipts:type_name -> throng.v1.Receipt
+	3,  // 29: throng.v1.GroupRequest.action:type_name -> throng.v1.GroupRequest.Action
+	2,  // 30: throng.v1.GroupResult.code:type_name -> throng.v1.Code
+	20, // 31: throng.v1.GroupResult.group:type_name -> throng.v1.GroupInfo
+	21, // 32: throng.v1.GroupInfo.members:type_name -> throng.v1.GroupMember
+	2,  // 33: throng.v1.Error.code:type_name -> throng.v1.Code
+	34, // [34:34] is the sub-list for method output_type
+	34, // [34:34] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_system_wire_chat_proto_init() }
@@ -1784,6 +2894,9 @@ func file_system_wire_chat_proto_init() {
 		(*Frame_Presence)(nil),
 		(*Frame_View)(nil),
 		(*Frame_Ping)(nil),
+		(*Frame_GroupRequest)(nil),
+		(*Frame_ReceiptsRequest)(nil),
+		(*Frame_Privacy)(nil),
 		(*Frame_Sent)(nil),
 		(*Frame_Deliver)(nil),
 		(*Frame_Current)(nil),
@@ -1793,14 +2906,18 @@ func file_system_wire_chat_proto_init() {
 		(*Frame_Error)(nil),
 		(*Frame_Drain)(nil),
 		(*Frame_Pong)(nil),
+		(*Frame_GroupResult)(nil),
+		(*Frame_ReceiptList)(nil),
 	}
+	file_system_wire_chat_proto_msgTypes[14].OneofWrappers = []any{}
+	file_system_wire_chat_proto_msgTypes[18].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_system_wire_chat_proto_rawDesc), len(file_system_wire_chat_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   19,
+			NumEnums:      4,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

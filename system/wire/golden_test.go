@@ -47,6 +47,17 @@ func goldens() map[string]*Frame {
 		"error":          {Kind: &Frame_Error{&Error{Code: Code_CODE_SEQUENCE, ClientMsgId: 7, Detail: "no", ExpectedSeq: 3, RetryAfterMs: 200}}},
 		"drain":          {Kind: &Frame_Drain{&Drain{JitterMs: 3000}}},
 		"pong":           {Kind: &Frame_Pong{&Pong{Nonce: 42}}},
+		"send_reaction":  {Kind: &Frame_Send{&Send{ClientMsgId: 7, User: 258, Seq: 1, Kind: Kind_KIND_REACTION, Body: []byte{0xf0, 0x9f, 0x91}, About: seqBytes(0xa0)}}},
+		"deliver_system": {Kind: &Frame_Deliver{&Deliver{MessageId: seqBytes(0xa0), Group: 5, Seq: 3, Kind: Kind_KIND_SYSTEM, AcceptedMs: ms, Offset: 70_000,
+			Change: &GroupChange{Version: 3, By: 9, Add: []uint64{258}, Size: 3}}}},
+		"deliver_copy": {Kind: &Frame_Deliver{&Deliver{MessageId: seqBytes(0xa0), From: 9, Seq: 1, Body: []byte("hi"), AcceptedMs: ms, To: 258,
+			Stamps: &Stamps{GatewayInUs: 1, GatewayOutUs: 2}}}},
+		"group_request": {Kind: &Frame_GroupRequest{&GroupRequest{RequestId: 7, Action: GroupRequest_ACTION_CREATE, Users: []uint64{9, 258}, Name: proto.String("Tea")}}},
+		"group_result": {Kind: &Frame_GroupResult{&GroupResult{RequestId: 7, Group: &GroupInfo{Group: 5, Version: 3, Name: "Tea", Size: 2,
+			Members: []*GroupMember{{User: 9, Admin: true}}}}}},
+		"receipts_request": {Kind: &Frame_ReceiptsRequest{&ReceiptsRequest{RequestId: 7, Group: 5}}},
+		"receipt_list":     {Kind: &Frame_ReceiptList{&ReceiptList{RequestId: 7, Receipts: []*Receipt{{Peer: 9, DeliveredSeq: 3, ReadSeq: 2}}}}},
+		"privacy":          {Kind: &Frame_Privacy{&Privacy{HideLastSeen: true}}},
 	}
 }
 

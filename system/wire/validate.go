@@ -22,7 +22,7 @@ func (e *FrameError) Error() string {
 // gateway. The error is always a *FrameError.
 func Validate(f *Frame) error {
 	switch k := f.GetKind().(type) {
-	case *Frame_Sync, *Frame_Ack, *Frame_Presence, *Frame_Ping:
+	case *Frame_Sync, *Frame_Ack, *Frame_Presence, *Frame_Ping, *Frame_Privacy:
 		return nil
 	case *Frame_Send:
 		return validateSend(k.Send)
@@ -37,6 +37,15 @@ func Validate(f *Frame) error {
 	case *Frame_View:
 		if k.View.GetUser() != 0 && k.View.GetGroup() != 0 {
 			return fatal("view of both user and group")
+		}
+	case *Frame_GroupRequest:
+		// What is asked for is for the group service to judge; it answers.
+		if k.GroupRequest.GetRequestId() == 0 {
+			return fatal("group request without request_id")
+		}
+	case *Frame_ReceiptsRequest:
+		if k.ReceiptsRequest.GetRequestId() == 0 || k.ReceiptsRequest.GetGroup() == 0 {
+			return fatal("receipts request without request_id or group")
 		}
 	case nil:
 		return fatal("frame without a kind this version knows")
@@ -61,10 +70,23 @@ func validateSend(s *Send) error {
 		return refuse(Code_CODE_INVALID, "seq starts at 1")
 	case len(s.GetChain()) != 0 && len(s.GetChain()) != ChainBytes:
 		return refuse(Code_CODE_INVALID, "chain has the wrong length")
-	case Kind_name[int32(s.GetKind())] == "":
+	case Kind_name[int32(s.GetKind())] == "" || s.GetKind() == Kind_KIND_SYSTEM:
 		return refuse(Code_CODE_INVALID, "unknown kind")
+	case needsAbout(s.GetKind()) && len(s.GetAbout()) != len(MessageID{}):
+		return refuse(Code_CODE_INVALID, "this kind needs the message_id it is about")
+	case !needsAbout(s.GetKind()) && len(s.GetAbout()) != 0:
+		return refuse(Code_CODE_INVALID, "this kind is not about another message")
 	}
 	return nil
+}
+
+// needsAbout reports whether a message of kind k names another one.
+func needsAbout(k Kind) bool {
+	switch k {
+	case Kind_KIND_CALL_ANSWER, Kind_KIND_CALL_HANGUP, Kind_KIND_REACTION, Kind_KIND_EDIT, Kind_KIND_DELETE:
+		return true
+	}
+	return false
 }
 
 func fatal(detail string) error {

@@ -56,7 +56,8 @@ func TestLimitsFit(t *testing.T) {
 	if err := Validate(biggest); err != nil {
 		t.Error(err)
 	}
-	out := &Frame{Kind: &Frame_Deliver{&Deliver{MessageId: seqBytes(0), Group: 1, From: 1, FromDevice: 1<<32 - 1, Seq: 1<<64 - 1, Kind: 4, Body: make([]byte, MaxBodyBytes), AcceptedMs: 1 << 62, Offset: 1 << 62, InboxSeq: 1<<64 - 1}}}
+	out := &Frame{Kind: &Frame_Deliver{&Deliver{MessageId: seqBytes(0), Group: 1, From: 1, FromDevice: 1<<32 - 1, Seq: 1<<64 - 1, Kind: 4, Body: make([]byte, MaxBodyBytes), AcceptedMs: 1 << 62, Offset: 1 << 62, InboxSeq: 1<<64 - 1,
+		About: seqBytes(0), To: 1, Stamps: &Stamps{GatewayInUs: 1, MessageInUs: 1, LoggedUs: 1, FanoutInUs: 1, InboxInUs: 1, InboxOutUs: 1, GatewayOutUs: 1}}}}
 	for _, format := range []Format{Proto, JSON} {
 		if b, err := format.Encode(out); err != nil || len(b) > MaxServerFrameBytes {
 			t.Errorf("%s: the largest Deliver makes %d bytes, %v", format.Subprotocol(), len(b), err)
@@ -72,7 +73,8 @@ func TestValidate(t *testing.T) {
 	}
 	for name, f := range goldens() {
 		client := map[string]bool{"sync": true, "sync_empty": true, "send_direct": true, "send_group": true, "ack": true,
-			"read_direct": true, "read_group": true, "typing": true, "presence": true, "view": true, "ping": true}[name]
+			"read_direct": true, "read_group": true, "typing": true, "presence": true, "view": true, "ping": true,
+			"send_reaction": true, "group_request": true, "receipts_request": true, "privacy": true}[name]
 		err := Validate(f)
 		var fe *FrameError
 		if client != (err == nil) || (err != nil && (!errors.As(err, &fe) || !fe.Fatal)) {
@@ -92,6 +94,12 @@ func TestValidate(t *testing.T) {
 		{"seq 0", send(func(s *Send) { s.Seq = 0 }), Code_CODE_INVALID, false},
 		{"chain", send(func(s *Send) { s.Chain = []byte{1} }), Code_CODE_INVALID, false},
 		{"kind", send(func(s *Send) { s.Kind = 77 }), Code_CODE_INVALID, false},
+		{"kind of servers", send(func(s *Send) { s.Kind = Kind_KIND_SYSTEM }), Code_CODE_INVALID, false},
+		{"edit of nothing", send(func(s *Send) { s.Kind = Kind_KIND_EDIT }), Code_CODE_INVALID, false},
+		{"about, cut", send(func(s *Send) { s.Kind, s.About = Kind_KIND_DELETE, seqBytes(0)[:15] }), Code_CODE_INVALID, false},
+		{"text about", send(func(s *Send) { s.About = seqBytes(0) }), Code_CODE_INVALID, false},
+		{"group request", &Frame{Kind: &Frame_GroupRequest{&GroupRequest{Group: 1}}}, Code_CODE_INVALID, true},
+		{"receipts request", &Frame{Kind: &Frame_ReceiptsRequest{&ReceiptsRequest{RequestId: 1}}}, Code_CODE_INVALID, true},
 		{"body", send(func(s *Send) { s.Body = make([]byte, MaxBodyBytes+1) }), Code_CODE_TOO_LARGE, false},
 		{"read", &Frame{Kind: &Frame_Read{&Read{From: 1}}}, Code_CODE_INVALID, true},
 		{"typing", &Frame{Kind: &Frame_Typing{&Typing{}}}, Code_CODE_INVALID, true},

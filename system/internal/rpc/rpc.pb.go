@@ -32,6 +32,7 @@ const (
 	PushOutcome_PUSH_OUTCOME_ACCEPTED    PushOutcome = 1
 	PushOutcome_PUSH_OUTCOME_DEAD_TOKEN  PushOutcome = 2
 	PushOutcome_PUSH_OUTCOME_DEAD_LETTER PushOutcome = 3
+	PushOutcome_PUSH_OUTCOME_CANCELLED   PushOutcome = 4
 )
 
 // Enum value maps for PushOutcome.
@@ -41,12 +42,14 @@ var (
 		1: "PUSH_OUTCOME_ACCEPTED",
 		2: "PUSH_OUTCOME_DEAD_TOKEN",
 		3: "PUSH_OUTCOME_DEAD_LETTER",
+		4: "PUSH_OUTCOME_CANCELLED",
 	}
 	PushOutcome_value = map[string]int32{
 		"PUSH_OUTCOME_UNSPECIFIED": 0,
 		"PUSH_OUTCOME_ACCEPTED":    1,
 		"PUSH_OUTCOME_DEAD_TOKEN":  2,
 		"PUSH_OUTCOME_DEAD_LETTER": 3,
+		"PUSH_OUTCOME_CANCELLED":   4,
 	}
 )
 
@@ -122,11 +125,14 @@ func (x *SubmitBatch) GetItems() []*Submission {
 }
 
 type Submission struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ref           uint64                 `protobuf:"varint,1,opt,name=ref,proto3" json:"ref,omitempty"`
-	User          uint64                 `protobuf:"fixed64,2,opt,name=user,proto3" json:"user,omitempty"`
-	Device        uint32                 `protobuf:"varint,3,opt,name=device,proto3" json:"device,omitempty"`
-	Send          *wire.Send             `protobuf:"bytes,4,opt,name=send,proto3" json:"send,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Ref    uint64                 `protobuf:"varint,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	User   uint64                 `protobuf:"fixed64,2,opt,name=user,proto3" json:"user,omitempty"`
+	Device uint32                 `protobuf:"varint,3,opt,name=device,proto3" json:"device,omitempty"`
+	Send   *wire.Send             `protobuf:"bytes,4,opt,name=send,proto3" json:"send,omitempty"`
+	// When the gateway read it, microseconds since 1970, if it is one of those
+	// that are stamped on their way; else 0.
+	ReceivedUs    int64 `protobuf:"fixed64,5,opt,name=received_us,json=receivedUs,proto3" json:"received_us,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -187,6 +193,13 @@ func (x *Submission) GetSend() *wire.Send {
 		return x.Send
 	}
 	return nil
+}
+
+func (x *Submission) GetReceivedUs() int64 {
+	if x != nil {
+		return x.ReceivedUs
+	}
+	return 0
 }
 
 type SubmitResultBatch struct {
@@ -307,6 +320,10 @@ type Envelope struct {
 	Body          []byte                 `protobuf:"bytes,7,opt,name=body,proto3" json:"body,omitempty"`
 	AcceptedMs    int64                  `protobuf:"varint,8,opt,name=accepted_ms,json=acceptedMs,proto3" json:"accepted_ms,omitempty"`
 	Offset        int64                  `protobuf:"varint,9,opt,name=offset,proto3" json:"offset,omitempty"` // group: set by the fan-out from the record
+	About         []byte                 `protobuf:"bytes,10,opt,name=about,proto3" json:"about,omitempty"`
+	To            uint64                 `protobuf:"fixed64,11,opt,name=to,proto3" json:"to,omitempty"`       // direct: the addressee
+	Change        *wire.GroupChange      `protobuf:"bytes,12,opt,name=change,proto3" json:"change,omitempty"` // with KIND_SYSTEM
+	Stamps        *wire.Stamps           `protobuf:"bytes,13,opt,name=stamps,proto3" json:"stamps,omitempty"` // set: stamp it at each stage
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -404,6 +421,34 @@ func (x *Envelope) GetOffset() int64 {
 	return 0
 }
 
+func (x *Envelope) GetAbout() []byte {
+	if x != nil {
+		return x.About
+	}
+	return nil
+}
+
+func (x *Envelope) GetTo() uint64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *Envelope) GetChange() *wire.GroupChange {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+func (x *Envelope) GetStamps() *wire.Stamps {
+	if x != nil {
+		return x.Stamps
+	}
+	return nil
+}
+
 // GroupRecord is the value of a record in a group's partition.
 type GroupRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -489,11 +534,14 @@ func (*GroupRecord_Membership) isGroupRecord_Kind() {}
 
 // Membership is a change of a group's members, in order with its messages.
 type Membership struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Group         uint64                 `protobuf:"fixed64,1,opt,name=group,proto3" json:"group,omitempty"`
-	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
-	Add           []uint64               `protobuf:"fixed64,3,rep,packed,name=add,proto3" json:"add,omitempty"`
-	Remove        []uint64               `protobuf:"fixed64,4,rep,packed,name=remove,proto3" json:"remove,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Group   uint64                 `protobuf:"fixed64,1,opt,name=group,proto3" json:"group,omitempty"`
+	Version uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	Add     []uint64               `protobuf:"fixed64,3,rep,packed,name=add,proto3" json:"add,omitempty"`
+	Remove  []uint64               `protobuf:"fixed64,4,rep,packed,name=remove,proto3" json:"remove,omitempty"`
+	// All of the change, for the members. Absent in records of before it existed.
+	Change        *wire.GroupChange `protobuf:"bytes,5,opt,name=change,proto3" json:"change,omitempty"`
+	AtMs          int64             `protobuf:"varint,6,opt,name=at_ms,json=atMs,proto3" json:"at_ms,omitempty"` // when it was made, Unix milliseconds
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -556,6 +604,20 @@ func (x *Membership) GetRemove() []uint64 {
 	return nil
 }
 
+func (x *Membership) GetChange() *wire.GroupChange {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+func (x *Membership) GetAtMs() int64 {
+	if x != nil {
+		return x.AtMs
+	}
+	return 0
+}
+
 type AppendBatch struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Items         []*AppendItem          `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
@@ -600,11 +662,16 @@ func (x *AppendBatch) GetItems() []*AppendItem {
 	return nil
 }
 
+// AppendItem is for every device of users but the one that the message is
+// from. Where the sender is among users, its other devices get their copy.
 type AppendItem struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ref           uint64                 `protobuf:"varint,1,opt,name=ref,proto3" json:"ref,omitempty"`
-	Message       *Envelope              `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
-	Users         []uint64               `protobuf:"fixed64,3,rep,packed,name=users,proto3" json:"users,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Ref     uint64                 `protobuf:"varint,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	Message *Envelope              `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	Users   []uint64               `protobuf:"fixed64,3,rep,packed,name=users,proto3" json:"users,omitempty"`
+	// Group, where the sender is among users: the number of other members
+	// addressed, so that receipts can be aggregated.
+	Recipients    uint32 `protobuf:"varint,4,opt,name=recipients,proto3" json:"recipients,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -658,6 +725,13 @@ func (x *AppendItem) GetUsers() []uint64 {
 		return x.Users
 	}
 	return nil
+}
+
+func (x *AppendItem) GetRecipients() uint32 {
+	if x != nil {
+		return x.Recipients
+	}
+	return 0
 }
 
 type AppendResultBatch struct {
@@ -782,6 +856,8 @@ type GatewayBatch struct {
 	Acks          []*SessionAck    `protobuf:"bytes,3,rep,name=acks,proto3" json:"acks,omitempty"`
 	Closes        []*SessionClose  `protobuf:"bytes,4,rep,name=closes,proto3" json:"closes,omitempty"`
 	Reads         []*ReceiptUpdate `protobuf:"bytes,5,rep,name=reads,proto3" json:"reads,omitempty"`
+	Queries       []*ReceiptsQuery `protobuf:"bytes,6,rep,name=queries,proto3" json:"queries,omitempty"`
+	Privacy       []*PrivacyUpdate `protobuf:"bytes,7,rep,name=privacy,proto3" json:"privacy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -851,6 +927,134 @@ func (x *GatewayBatch) GetReads() []*ReceiptUpdate {
 	return nil
 }
 
+func (x *GatewayBatch) GetQueries() []*ReceiptsQuery {
+	if x != nil {
+		return x.Queries
+	}
+	return nil
+}
+
+func (x *GatewayBatch) GetPrivacy() []*PrivacyUpdate {
+	if x != nil {
+		return x.Privacy
+	}
+	return nil
+}
+
+// ReceiptsQuery is a throng.v1.ReceiptsRequest of a session. The answer is an
+// Outbound.
+type ReceiptsQuery struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Conn          uint64                 `protobuf:"varint,1,opt,name=conn,proto3" json:"conn,omitempty"`
+	User          uint64                 `protobuf:"fixed64,2,opt,name=user,proto3" json:"user,omitempty"`
+	Request       *wire.ReceiptsRequest  `protobuf:"bytes,3,opt,name=request,proto3" json:"request,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReceiptsQuery) Reset() {
+	*x = ReceiptsQuery{}
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReceiptsQuery) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReceiptsQuery) ProtoMessage() {}
+
+func (x *ReceiptsQuery) ProtoReflect() protoreflect.Message {
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReceiptsQuery.ProtoReflect.Descriptor instead.
+func (*ReceiptsQuery) Descriptor() ([]byte, []int) {
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ReceiptsQuery) GetConn() uint64 {
+	if x != nil {
+		return x.Conn
+	}
+	return 0
+}
+
+func (x *ReceiptsQuery) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *ReceiptsQuery) GetRequest() *wire.ReceiptsRequest {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+type PrivacyUpdate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"fixed64,1,opt,name=user,proto3" json:"user,omitempty"`
+	Privacy       *wire.Privacy          `protobuf:"bytes,2,opt,name=privacy,proto3" json:"privacy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrivacyUpdate) Reset() {
+	*x = PrivacyUpdate{}
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrivacyUpdate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrivacyUpdate) ProtoMessage() {}
+
+func (x *PrivacyUpdate) ProtoReflect() protoreflect.Message {
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrivacyUpdate.ProtoReflect.Descriptor instead.
+func (*PrivacyUpdate) Descriptor() ([]byte, []int) {
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *PrivacyUpdate) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *PrivacyUpdate) GetPrivacy() *wire.Privacy {
+	if x != nil {
+		return x.Privacy
+	}
+	return nil
+}
+
 type GatewayHello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Gateway       string                 `protobuf:"bytes,1,opt,name=gateway,proto3" json:"gateway,omitempty"`
@@ -861,7 +1065,7 @@ type GatewayHello struct {
 
 func (x *GatewayHello) Reset() {
 	*x = GatewayHello{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[12]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -873,7 +1077,7 @@ func (x *GatewayHello) String() string {
 func (*GatewayHello) ProtoMessage() {}
 
 func (x *GatewayHello) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[12]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -886,7 +1090,7 @@ func (x *GatewayHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewayHello.ProtoReflect.Descriptor instead.
 func (*GatewayHello) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{12}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GatewayHello) GetGateway() string {
@@ -906,18 +1110,21 @@ func (x *GatewayHello) GetIncarnation() uint64 {
 // A session is named by (gateway incarnation, conn); conn is chosen by the
 // gateway and never used twice in one incarnation.
 type SessionOpen struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	User          uint64                 `protobuf:"fixed64,1,opt,name=user,proto3" json:"user,omitempty"`
-	Device        uint32                 `protobuf:"varint,2,opt,name=device,proto3" json:"device,omitempty"`
-	Conn          uint64                 `protobuf:"varint,3,opt,name=conn,proto3" json:"conn,omitempty"`
-	InboxSeq      uint64                 `protobuf:"varint,4,opt,name=inbox_seq,json=inboxSeq,proto3" json:"inbox_seq,omitempty"` // Sync.inbox_seq
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	User     uint64                 `protobuf:"fixed64,1,opt,name=user,proto3" json:"user,omitempty"`
+	Device   uint32                 `protobuf:"varint,2,opt,name=device,proto3" json:"device,omitempty"`
+	Conn     uint64                 `protobuf:"varint,3,opt,name=conn,proto3" json:"conn,omitempty"`
+	InboxSeq uint64                 `protobuf:"varint,4,opt,name=inbox_seq,json=inboxSeq,proto3" json:"inbox_seq,omitempty"` // Sync.inbox_seq
+	// SessionOpened.epoch of an earlier opening of this session, 0 if there was
+	// none. It fences: an older session cannot replace a newer one.
+	Epoch         uint64 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SessionOpen) Reset() {
 	*x = SessionOpen{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[13]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -929,7 +1136,7 @@ func (x *SessionOpen) String() string {
 func (*SessionOpen) ProtoMessage() {}
 
 func (x *SessionOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[13]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -942,7 +1149,7 @@ func (x *SessionOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionOpen.ProtoReflect.Descriptor instead.
 func (*SessionOpen) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{13}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SessionOpen) GetUser() uint64 {
@@ -973,6 +1180,13 @@ func (x *SessionOpen) GetInboxSeq() uint64 {
 	return 0
 }
 
+func (x *SessionOpen) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 type SessionAck struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Conn  uint64                 `protobuf:"varint,1,opt,name=conn,proto3" json:"conn,omitempty"`
@@ -985,7 +1199,7 @@ type SessionAck struct {
 
 func (x *SessionAck) Reset() {
 	*x = SessionAck{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[14]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -997,7 +1211,7 @@ func (x *SessionAck) String() string {
 func (*SessionAck) ProtoMessage() {}
 
 func (x *SessionAck) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[14]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1010,7 +1224,7 @@ func (x *SessionAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionAck.ProtoReflect.Descriptor instead.
 func (*SessionAck) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{14}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SessionAck) GetConn() uint64 {
@@ -1044,7 +1258,7 @@ type SessionClose struct {
 
 func (x *SessionClose) Reset() {
 	*x = SessionClose{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[15]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1056,7 +1270,7 @@ func (x *SessionClose) String() string {
 func (*SessionClose) ProtoMessage() {}
 
 func (x *SessionClose) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[15]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1069,7 +1283,7 @@ func (x *SessionClose) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionClose.ProtoReflect.Descriptor instead.
 func (*SessionClose) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{15}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SessionClose) GetConn() uint64 {
@@ -1101,7 +1315,7 @@ type ReceiptUpdate struct {
 
 func (x *ReceiptUpdate) Reset() {
 	*x = ReceiptUpdate{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[16]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1113,7 +1327,7 @@ func (x *ReceiptUpdate) String() string {
 func (*ReceiptUpdate) ProtoMessage() {}
 
 func (x *ReceiptUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[16]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1126,7 +1340,7 @@ func (x *ReceiptUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiptUpdate.ProtoReflect.Descriptor instead.
 func (*ReceiptUpdate) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{16}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ReceiptUpdate) GetTo() uint64 {
@@ -1171,21 +1385,84 @@ func (x *ReceiptUpdate) GetReadSeq() uint64 {
 	return 0
 }
 
+// SessionOpened answers a SessionOpen.
+type SessionOpened struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Conn  uint64                 `protobuf:"varint,1,opt,name=conn,proto3" json:"conn,omitempty"`
+	// Above that of every earlier session of the device, also of earlier owners.
+	Epoch         uint64        `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Privacy       *wire.Privacy `protobuf:"bytes,3,opt,name=privacy,proto3" json:"privacy,omitempty"` // of the user
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionOpened) Reset() {
+	*x = SessionOpened{}
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionOpened) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionOpened) ProtoMessage() {}
+
+func (x *SessionOpened) ProtoReflect() protoreflect.Message {
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionOpened.ProtoReflect.Descriptor instead.
+func (*SessionOpened) Descriptor() ([]byte, []int) {
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *SessionOpened) GetConn() uint64 {
+	if x != nil {
+		return x.Conn
+	}
+	return 0
+}
+
+func (x *SessionOpened) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *SessionOpened) GetPrivacy() *wire.Privacy {
+	if x != nil {
+		return x.Privacy
+	}
+	return nil
+}
+
 // OwnerBatch is what an inbox instance tells a gateway.
 type OwnerBatch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// First message of the stream: the owner's incarnation. A gateway that sees
 	// a new one opens its sessions again.
-	Incarnation   uint64      `protobuf:"varint,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	Out           []*Outbound `protobuf:"bytes,2,rep,name=out,proto3" json:"out,omitempty"`
-	Kicks         []*Kick     `protobuf:"bytes,3,rep,name=kicks,proto3" json:"kicks,omitempty"`
+	Incarnation   uint64           `protobuf:"varint,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Out           []*Outbound      `protobuf:"bytes,2,rep,name=out,proto3" json:"out,omitempty"`
+	Kicks         []*Kick          `protobuf:"bytes,3,rep,name=kicks,proto3" json:"kicks,omitempty"`
+	Opened        []*SessionOpened `protobuf:"bytes,4,rep,name=opened,proto3" json:"opened,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *OwnerBatch) Reset() {
 	*x = OwnerBatch{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[17]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1197,7 +1474,7 @@ func (x *OwnerBatch) String() string {
 func (*OwnerBatch) ProtoMessage() {}
 
 func (x *OwnerBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[17]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1210,7 +1487,7 @@ func (x *OwnerBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnerBatch.ProtoReflect.Descriptor instead.
 func (*OwnerBatch) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{17}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *OwnerBatch) GetIncarnation() uint64 {
@@ -1234,6 +1511,13 @@ func (x *OwnerBatch) GetKicks() []*Kick {
 	return nil
 }
 
+func (x *OwnerBatch) GetOpened() []*SessionOpened {
+	if x != nil {
+		return x.Opened
+	}
+	return nil
+}
+
 // Outbound is one frame for one or more connections of this gateway.
 type Outbound struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1241,14 +1525,16 @@ type Outbound struct {
 	Frame []byte   `protobuf:"bytes,1,opt,name=frame,proto3" json:"frame,omitempty"`
 	Conns []uint64 `protobuf:"varint,2,rep,packed,name=conns,proto3" json:"conns,omitempty"`
 	// The frame is a Deliver: it counts for Ack.
-	Deliver       bool `protobuf:"varint,3,opt,name=deliver,proto3" json:"deliver,omitempty"`
+	Deliver bool `protobuf:"varint,3,opt,name=deliver,proto3" json:"deliver,omitempty"`
+	// The frame has stamps, and lacks the last one.
+	Stamped       bool `protobuf:"varint,4,opt,name=stamped,proto3" json:"stamped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Outbound) Reset() {
 	*x = Outbound{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[18]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1260,7 +1546,7 @@ func (x *Outbound) String() string {
 func (*Outbound) ProtoMessage() {}
 
 func (x *Outbound) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[18]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1273,7 +1559,7 @@ func (x *Outbound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outbound.ProtoReflect.Descriptor instead.
 func (*Outbound) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{18}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Outbound) GetFrame() []byte {
@@ -1297,6 +1583,13 @@ func (x *Outbound) GetDeliver() bool {
 	return false
 }
 
+func (x *Outbound) GetStamped() bool {
+	if x != nil {
+		return x.Stamped
+	}
+	return false
+}
+
 type Kick struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Conn          uint64                 `protobuf:"varint,1,opt,name=conn,proto3" json:"conn,omitempty"`
@@ -1307,7 +1600,7 @@ type Kick struct {
 
 func (x *Kick) Reset() {
 	*x = Kick{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[19]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1319,7 +1612,7 @@ func (x *Kick) String() string {
 func (*Kick) ProtoMessage() {}
 
 func (x *Kick) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[19]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1332,7 +1625,7 @@ func (x *Kick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kick.ProtoReflect.Descriptor instead.
 func (*Kick) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{19}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Kick) GetConn() uint64 {
@@ -1358,7 +1651,7 @@ type ProvisionUsersRequest struct {
 
 func (x *ProvisionUsersRequest) Reset() {
 	*x = ProvisionUsersRequest{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[20]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1370,7 +1663,7 @@ func (x *ProvisionUsersRequest) String() string {
 func (*ProvisionUsersRequest) ProtoMessage() {}
 
 func (x *ProvisionUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[20]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1383,7 +1676,7 @@ func (x *ProvisionUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProvisionUsersRequest.ProtoReflect.Descriptor instead.
 func (*ProvisionUsersRequest) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{20}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ProvisionUsersRequest) GetUsers() []*wire.ProvisionUser {
@@ -1402,7 +1695,7 @@ type ProvisionUsersResponse struct {
 
 func (x *ProvisionUsersResponse) Reset() {
 	*x = ProvisionUsersResponse{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[21]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1414,7 +1707,7 @@ func (x *ProvisionUsersResponse) String() string {
 func (*ProvisionUsersResponse) ProtoMessage() {}
 
 func (x *ProvisionUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[21]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1427,7 +1720,7 @@ func (x *ProvisionUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProvisionUsersResponse.ProtoReflect.Descriptor instead.
 func (*ProvisionUsersResponse) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{21}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ProvisionUsersResponse) GetUsers() uint64 {
@@ -1446,7 +1739,7 @@ type ReceiptBatch struct {
 
 func (x *ReceiptBatch) Reset() {
 	*x = ReceiptBatch{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[22]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1458,7 +1751,7 @@ func (x *ReceiptBatch) String() string {
 func (*ReceiptBatch) ProtoMessage() {}
 
 func (x *ReceiptBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[22]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1471,7 +1764,7 @@ func (x *ReceiptBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiptBatch.ProtoReflect.Descriptor instead.
 func (*ReceiptBatch) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{22}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReceiptBatch) GetItems() []*ReceiptUpdate {
@@ -1489,7 +1782,7 @@ type ReceiptDone struct {
 
 func (x *ReceiptDone) Reset() {
 	*x = ReceiptDone{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[23]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1501,7 +1794,7 @@ func (x *ReceiptDone) String() string {
 func (*ReceiptDone) ProtoMessage() {}
 
 func (x *ReceiptDone) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[23]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1514,19 +1807,22 @@ func (x *ReceiptDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiptDone.ProtoReflect.Descriptor instead.
 func (*ReceiptDone) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{23}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{26}
 }
 
 type PushBatch struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Items         []*PushRequest         `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Items []*PushRequest         `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	// Refs of requests whose messages have been acknowledged meanwhile: no
+	// attempt starts any more. Each is answered all the same.
+	Cancel        []uint64 `protobuf:"varint,2,rep,packed,name=cancel,proto3" json:"cancel,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PushBatch) Reset() {
 	*x = PushBatch{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[24]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1538,7 +1834,7 @@ func (x *PushBatch) String() string {
 func (*PushBatch) ProtoMessage() {}
 
 func (x *PushBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[24]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1551,12 +1847,19 @@ func (x *PushBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushBatch.ProtoReflect.Descriptor instead.
 func (*PushBatch) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{24}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PushBatch) GetItems() []*PushRequest {
 	if x != nil {
 		return x.Items
+	}
+	return nil
+}
+
+func (x *PushBatch) GetCancel() []uint64 {
+	if x != nil {
+		return x.Cancel
 	}
 	return nil
 }
@@ -1577,7 +1880,7 @@ type PushRequest struct {
 
 func (x *PushRequest) Reset() {
 	*x = PushRequest{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[25]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1589,7 +1892,7 @@ func (x *PushRequest) String() string {
 func (*PushRequest) ProtoMessage() {}
 
 func (x *PushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[25]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1602,7 +1905,7 @@ func (x *PushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushRequest.ProtoReflect.Descriptor instead.
 func (*PushRequest) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{25}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PushRequest) GetRef() uint64 {
@@ -1663,7 +1966,7 @@ type PushResultBatch struct {
 
 func (x *PushResultBatch) Reset() {
 	*x = PushResultBatch{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[26]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1675,7 +1978,7 @@ func (x *PushResultBatch) String() string {
 func (*PushResultBatch) ProtoMessage() {}
 
 func (x *PushResultBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[26]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1688,7 +1991,7 @@ func (x *PushResultBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushResultBatch.ProtoReflect.Descriptor instead.
 func (*PushResultBatch) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{26}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PushResultBatch) GetItems() []*PushResult {
@@ -1708,7 +2011,7 @@ type PushResult struct {
 
 func (x *PushResult) Reset() {
 	*x = PushResult{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[27]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1720,7 +2023,7 @@ func (x *PushResult) String() string {
 func (*PushResult) ProtoMessage() {}
 
 func (x *PushResult) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[27]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1733,7 +2036,7 @@ func (x *PushResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushResult.ProtoReflect.Descriptor instead.
 func (*PushResult) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{27}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PushResult) GetRef() uint64 {
@@ -1750,6 +2053,66 @@ func (x *PushResult) GetOutcome() PushOutcome {
 	return PushOutcome_PUSH_OUTCOME_UNSPECIFIED
 }
 
+type GroupAct struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"fixed64,1,opt,name=user,proto3" json:"user,omitempty"`
+	Device        uint32                 `protobuf:"varint,2,opt,name=device,proto3" json:"device,omitempty"`
+	Request       *wire.GroupRequest     `protobuf:"bytes,3,opt,name=request,proto3" json:"request,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupAct) Reset() {
+	*x = GroupAct{}
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupAct) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupAct) ProtoMessage() {}
+
+func (x *GroupAct) ProtoReflect() protoreflect.Message {
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupAct.ProtoReflect.Descriptor instead.
+func (*GroupAct) Descriptor() ([]byte, []int) {
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *GroupAct) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *GroupAct) GetDevice() uint32 {
+	if x != nil {
+		return x.Device
+	}
+	return 0
+}
+
+func (x *GroupAct) GetRequest() *wire.GroupRequest {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
 type CheckRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Groups        []uint64               `protobuf:"fixed64,1,rep,packed,name=groups,proto3" json:"groups,omitempty"`
@@ -1760,7 +2123,7 @@ type CheckRequest struct {
 
 func (x *CheckRequest) Reset() {
 	*x = CheckRequest{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[28]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1772,7 +2135,7 @@ func (x *CheckRequest) String() string {
 func (*CheckRequest) ProtoMessage() {}
 
 func (x *CheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[28]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1785,7 +2148,7 @@ func (x *CheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
 func (*CheckRequest) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{28}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CheckRequest) GetGroups() []uint64 {
@@ -1811,7 +2174,7 @@ type CheckResponse struct {
 
 func (x *CheckResponse) Reset() {
 	*x = CheckResponse{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[29]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1823,7 +2186,7 @@ func (x *CheckResponse) String() string {
 func (*CheckResponse) ProtoMessage() {}
 
 func (x *CheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[29]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1836,7 +2199,7 @@ func (x *CheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
 func (*CheckResponse) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{29}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CheckResponse) GetCodes() []wire.Code {
@@ -1858,7 +2221,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[30]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1870,7 +2233,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[30]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1883,7 +2246,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{30}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *MembersRequest) GetGroup() uint64 {
@@ -1917,7 +2280,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[31]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1929,7 +2292,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[31]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1942,7 +2305,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{31}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *MembersResponse) GetVersion() uint64 {
@@ -1970,7 +2333,7 @@ type AppliedRequest struct {
 
 func (x *AppliedRequest) Reset() {
 	*x = AppliedRequest{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[32]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1982,7 +2345,7 @@ func (x *AppliedRequest) String() string {
 func (*AppliedRequest) ProtoMessage() {}
 
 func (x *AppliedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[32]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1995,7 +2358,7 @@ func (x *AppliedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppliedRequest.ProtoReflect.Descriptor instead.
 func (*AppliedRequest) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{32}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *AppliedRequest) GetGroup() uint64 {
@@ -2027,7 +2390,7 @@ type AppliedResponse struct {
 
 func (x *AppliedResponse) Reset() {
 	*x = AppliedResponse{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[33]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2039,7 +2402,7 @@ func (x *AppliedResponse) String() string {
 func (*AppliedResponse) ProtoMessage() {}
 
 func (x *AppliedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[33]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2052,7 +2415,7 @@ func (x *AppliedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppliedResponse.ProtoReflect.Descriptor instead.
 func (*AppliedResponse) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{33}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{37}
 }
 
 var File_system_internal_rpc_rpc_proto protoreflect.FileDescriptor
@@ -2062,19 +2425,21 @@ const file_system_internal_rpc_rpc_proto_rawDesc = "" +
 	"\x1dsystem/internal/rpc/rpc.proto\x12\n" +
 	"throng.rpc\x1a\x16system/wire/chat.proto\x1a\x17system/wire/admin.proto\";\n" +
 	"\vSubmitBatch\x12,\n" +
-	"\x05items\x18\x01 \x03(\v2\x16.throng.rpc.SubmissionR\x05items\"o\n" +
+	"\x05items\x18\x01 \x03(\v2\x16.throng.rpc.SubmissionR\x05items\"\x90\x01\n" +
 	"\n" +
 	"Submission\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\x04R\x03ref\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\x06R\x04user\x12\x16\n" +
 	"\x06device\x18\x03 \x01(\rR\x06device\x12#\n" +
-	"\x04send\x18\x04 \x01(\v2\x0f.throng.v1.SendR\x04send\"C\n" +
+	"\x04send\x18\x04 \x01(\v2\x0f.throng.v1.SendR\x04send\x12\x1f\n" +
+	"\vreceived_us\x18\x05 \x01(\x10R\n" +
+	"receivedUs\"C\n" +
 	"\x11SubmitResultBatch\x12.\n" +
 	"\x05items\x18\x01 \x03(\v2\x18.throng.rpc.SubmitResultR\x05items\"m\n" +
 	"\fSubmitResult\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\x04R\x03ref\x12#\n" +
 	"\x04sent\x18\x02 \x01(\v2\x0f.throng.v1.SentR\x04sent\x12&\n" +
-	"\x05error\x18\x03 \x01(\v2\x10.throng.v1.ErrorR\x05error\"\xf8\x01\n" +
+	"\x05error\x18\x03 \x01(\v2\x10.throng.v1.ErrorR\x05error\"\xf9\x02\n" +
 	"\bEnvelope\x12\x1d\n" +
 	"\n" +
 	"message_id\x18\x01 \x01(\fR\tmessageId\x12\x14\n" +
@@ -2087,47 +2452,67 @@ const file_system_internal_rpc_rpc_proto_rawDesc = "" +
 	"\x04body\x18\a \x01(\fR\x04body\x12\x1f\n" +
 	"\vaccepted_ms\x18\b \x01(\x03R\n" +
 	"acceptedMs\x12\x16\n" +
-	"\x06offset\x18\t \x01(\x03R\x06offset\"\x81\x01\n" +
+	"\x06offset\x18\t \x01(\x03R\x06offset\x12\x14\n" +
+	"\x05about\x18\n" +
+	" \x01(\fR\x05about\x12\x0e\n" +
+	"\x02to\x18\v \x01(\x06R\x02to\x12.\n" +
+	"\x06change\x18\f \x01(\v2\x16.throng.v1.GroupChangeR\x06change\x12)\n" +
+	"\x06stamps\x18\r \x01(\v2\x11.throng.v1.StampsR\x06stamps\"\x81\x01\n" +
 	"\vGroupRecord\x120\n" +
 	"\amessage\x18\x01 \x01(\v2\x14.throng.rpc.EnvelopeH\x00R\amessage\x128\n" +
 	"\n" +
 	"membership\x18\x02 \x01(\v2\x16.throng.rpc.MembershipH\x00R\n" +
 	"membershipB\x06\n" +
-	"\x04kind\"f\n" +
+	"\x04kind\"\xab\x01\n" +
 	"\n" +
 	"Membership\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x06R\x05group\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x10\n" +
 	"\x03add\x18\x03 \x03(\x06R\x03add\x12\x16\n" +
-	"\x06remove\x18\x04 \x03(\x06R\x06remove\";\n" +
+	"\x06remove\x18\x04 \x03(\x06R\x06remove\x12.\n" +
+	"\x06change\x18\x05 \x01(\v2\x16.throng.v1.GroupChangeR\x06change\x12\x13\n" +
+	"\x05at_ms\x18\x06 \x01(\x03R\x04atMs\";\n" +
 	"\vAppendBatch\x12,\n" +
-	"\x05items\x18\x01 \x03(\v2\x16.throng.rpc.AppendItemR\x05items\"d\n" +
+	"\x05items\x18\x01 \x03(\v2\x16.throng.rpc.AppendItemR\x05items\"\x84\x01\n" +
 	"\n" +
 	"AppendItem\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\x04R\x03ref\x12.\n" +
 	"\amessage\x18\x02 \x01(\v2\x14.throng.rpc.EnvelopeR\amessage\x12\x14\n" +
-	"\x05users\x18\x03 \x03(\x06R\x05users\"C\n" +
+	"\x05users\x18\x03 \x03(\x06R\x05users\x12\x1e\n" +
+	"\n" +
+	"recipients\x18\x04 \x01(\rR\n" +
+	"recipients\"C\n" +
 	"\x11AppendResultBatch\x12.\n" +
 	"\x05items\x18\x01 \x03(\v2\x18.throng.rpc.AppendResultR\x05items\"q\n" +
 	"\fAppendResult\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\x04R\x03ref\x12#\n" +
 	"\x04code\x18\x02 \x01(\x0e2\x0f.throng.v1.CodeR\x04code\x12\x12\n" +
 	"\x04live\x18\x03 \x01(\rR\x04live\x12\x16\n" +
-	"\x06stored\x18\x04 \x01(\rR\x06stored\"\xfc\x01\n" +
+	"\x06stored\x18\x04 \x01(\rR\x06stored\"\xe6\x02\n" +
 	"\fGatewayBatch\x12.\n" +
 	"\x05hello\x18\x01 \x01(\v2\x18.throng.rpc.GatewayHelloR\x05hello\x12-\n" +
 	"\x05opens\x18\x02 \x03(\v2\x17.throng.rpc.SessionOpenR\x05opens\x12*\n" +
 	"\x04acks\x18\x03 \x03(\v2\x16.throng.rpc.SessionAckR\x04acks\x120\n" +
 	"\x06closes\x18\x04 \x03(\v2\x18.throng.rpc.SessionCloseR\x06closes\x12/\n" +
-	"\x05reads\x18\x05 \x03(\v2\x19.throng.rpc.ReceiptUpdateR\x05reads\"J\n" +
+	"\x05reads\x18\x05 \x03(\v2\x19.throng.rpc.ReceiptUpdateR\x05reads\x123\n" +
+	"\aqueries\x18\x06 \x03(\v2\x19.throng.rpc.ReceiptsQueryR\aqueries\x123\n" +
+	"\aprivacy\x18\a \x03(\v2\x19.throng.rpc.PrivacyUpdateR\aprivacy\"m\n" +
+	"\rReceiptsQuery\x12\x12\n" +
+	"\x04conn\x18\x01 \x01(\x04R\x04conn\x12\x12\n" +
+	"\x04user\x18\x02 \x01(\x06R\x04user\x124\n" +
+	"\arequest\x18\x03 \x01(\v2\x1a.throng.v1.ReceiptsRequestR\arequest\"Q\n" +
+	"\rPrivacyUpdate\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x06R\x04user\x12,\n" +
+	"\aprivacy\x18\x02 \x01(\v2\x12.throng.v1.PrivacyR\aprivacy\"J\n" +
 	"\fGatewayHello\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12 \n" +
-	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\"j\n" +
+	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\"\x80\x01\n" +
 	"\vSessionOpen\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x06R\x04user\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\rR\x06device\x12\x12\n" +
 	"\x04conn\x18\x03 \x01(\x04R\x04conn\x12\x1b\n" +
-	"\tinbox_seq\x18\x04 \x01(\x04R\binboxSeq\"H\n" +
+	"\tinbox_seq\x18\x04 \x01(\x04R\binboxSeq\x12\x14\n" +
+	"\x05epoch\x18\x05 \x01(\x04R\x05epoch\"H\n" +
 	"\n" +
 	"SessionAck\x12\x12\n" +
 	"\x04conn\x18\x01 \x01(\x04R\x04conn\x12\x12\n" +
@@ -2142,16 +2527,22 @@ const file_system_internal_rpc_rpc_proto_rawDesc = "" +
 	"\x05group\x18\x03 \x01(\x06R\x05group\x12\x12\n" +
 	"\x04peer\x18\x04 \x01(\x06R\x04peer\x12#\n" +
 	"\rdelivered_seq\x18\x05 \x01(\x04R\fdeliveredSeq\x12\x19\n" +
-	"\bread_seq\x18\x06 \x01(\x04R\areadSeq\"~\n" +
+	"\bread_seq\x18\x06 \x01(\x04R\areadSeq\"g\n" +
+	"\rSessionOpened\x12\x12\n" +
+	"\x04conn\x18\x01 \x01(\x04R\x04conn\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12,\n" +
+	"\aprivacy\x18\x03 \x01(\v2\x12.throng.v1.PrivacyR\aprivacy\"\xb1\x01\n" +
 	"\n" +
 	"OwnerBatch\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\x04R\vincarnation\x12&\n" +
 	"\x03out\x18\x02 \x03(\v2\x14.throng.rpc.OutboundR\x03out\x12&\n" +
-	"\x05kicks\x18\x03 \x03(\v2\x10.throng.rpc.KickR\x05kicks\"P\n" +
+	"\x05kicks\x18\x03 \x03(\v2\x10.throng.rpc.KickR\x05kicks\x121\n" +
+	"\x06opened\x18\x04 \x03(\v2\x19.throng.rpc.SessionOpenedR\x06opened\"j\n" +
 	"\bOutbound\x12\x14\n" +
 	"\x05frame\x18\x01 \x01(\fR\x05frame\x12\x14\n" +
 	"\x05conns\x18\x02 \x03(\x04R\x05conns\x12\x18\n" +
-	"\adeliver\x18\x03 \x01(\bR\adeliver\"9\n" +
+	"\adeliver\x18\x03 \x01(\bR\adeliver\x12\x18\n" +
+	"\astamped\x18\x04 \x01(\bR\astamped\"9\n" +
 	"\x04Kick\x12\x12\n" +
 	"\x04conn\x18\x01 \x01(\x04R\x04conn\x12\x1d\n" +
 	"\n" +
@@ -2162,9 +2553,10 @@ const file_system_internal_rpc_rpc_proto_rawDesc = "" +
 	"\x05users\x18\x01 \x01(\x04R\x05users\"?\n" +
 	"\fReceiptBatch\x12/\n" +
 	"\x05items\x18\x01 \x03(\v2\x19.throng.rpc.ReceiptUpdateR\x05items\"\r\n" +
-	"\vReceiptDone\":\n" +
+	"\vReceiptDone\"R\n" +
 	"\tPushBatch\x12-\n" +
-	"\x05items\x18\x01 \x03(\v2\x17.throng.rpc.PushRequestR\x05items\"\xbd\x01\n" +
+	"\x05items\x18\x01 \x03(\v2\x17.throng.rpc.PushRequestR\x05items\x12\x16\n" +
+	"\x06cancel\x18\x02 \x03(\x04R\x06cancel\"\xbd\x01\n" +
 	"\vPushRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\x04R\x03ref\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\x06R\x04user\x12\x16\n" +
@@ -2179,7 +2571,11 @@ const file_system_internal_rpc_rpc_proto_rawDesc = "" +
 	"\n" +
 	"PushResult\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\x04R\x03ref\x121\n" +
-	"\aoutcome\x18\x02 \x01(\x0e2\x17.throng.rpc.PushOutcomeR\aoutcome\"<\n" +
+	"\aoutcome\x18\x02 \x01(\x0e2\x17.throng.rpc.PushOutcomeR\aoutcome\"i\n" +
+	"\bGroupAct\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x06R\x04user\x12\x16\n" +
+	"\x06device\x18\x02 \x01(\rR\x06device\x121\n" +
+	"\arequest\x18\x03 \x01(\v2\x17.throng.v1.GroupRequestR\arequest\"<\n" +
 	"\fCheckRequest\x12\x16\n" +
 	"\x06groups\x18\x01 \x03(\x06R\x06groups\x12\x14\n" +
 	"\x05users\x18\x02 \x03(\x06R\x05users\"6\n" +
@@ -2196,12 +2592,13 @@ const file_system_internal_rpc_rpc_proto_rawDesc = "" +
 	"\x05group\x18\x01 \x01(\x06R\x05group\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x16\n" +
 	"\x06offset\x18\x03 \x01(\x03R\x06offset\"\x11\n" +
-	"\x0fAppliedResponse*\x81\x01\n" +
+	"\x0fAppliedResponse*\x9d\x01\n" +
 	"\vPushOutcome\x12\x1c\n" +
 	"\x18PUSH_OUTCOME_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15PUSH_OUTCOME_ACCEPTED\x10\x01\x12\x1b\n" +
 	"\x17PUSH_OUTCOME_DEAD_TOKEN\x10\x02\x12\x1c\n" +
-	"\x18PUSH_OUTCOME_DEAD_LETTER\x10\x032O\n" +
+	"\x18PUSH_OUTCOME_DEAD_LETTER\x10\x03\x12\x1a\n" +
+	"\x16PUSH_OUTCOME_CANCELLED\x10\x042O\n" +
 	"\aMessage\x12D\n" +
 	"\x06Submit\x12\x17.throng.rpc.SubmitBatch\x1a\x1d.throng.rpc.SubmitResultBatch(\x010\x012\xe3\x01\n" +
 	"\x05Inbox\x12D\n" +
@@ -2211,13 +2608,14 @@ const file_system_internal_rpc_rpc_proto_rawDesc = "" +
 	"\bReceipts\x12>\n" +
 	"\aForward\x12\x18.throng.rpc.ReceiptBatch\x1a\x17.throng.rpc.ReceiptDone(\x012H\n" +
 	"\x04Push\x12@\n" +
-	"\x06Notify\x12\x15.throng.rpc.PushBatch\x1a\x1b.throng.rpc.PushResultBatch(\x010\x012\xd0\x02\n" +
+	"\x06Notify\x12\x15.throng.rpc.PushBatch\x1a\x1b.throng.rpc.PushResultBatch(\x010\x012\x85\x03\n" +
 	"\x05Group\x12<\n" +
 	"\x05Check\x12\x18.throng.rpc.CheckRequest\x1a\x19.throng.rpc.CheckResponse\x12B\n" +
 	"\aMembers\x12\x1a.throng.rpc.MembersRequest\x1a\x1b.throng.rpc.MembersResponse\x12B\n" +
 	"\aApplied\x12\x1a.throng.rpc.AppliedRequest\x1a\x1b.throng.rpc.AppliedResponse\x12B\n" +
 	"\x06Change\x12\x1b.throng.v1.MembershipChange\x1a\x1b.throng.v1.MembershipResult\x12=\n" +
-	"\tProvision\x12\x14.throng.v1.Provision\x1a\x1a.throng.v1.ProvisionResultB Z\x1ethrong/system/internal/rpc;rpcb\x06proto3"
+	"\tProvision\x12\x14.throng.v1.Provision\x1a\x1a.throng.v1.ProvisionResult\x123\n" +
+	"\x03Act\x12\x14.throng.rpc.GroupAct\x1a\x16.throng.v1.GroupResultB Z\x1ethrong/system/internal/rpc;rpcb\x06proto3"
 
 var (
 	file_system_internal_rpc_rpc_proto_rawDescOnce sync.Once
@@ -2232,7 +2630,7 @@ func file_system_internal_rpc_rpc_proto_rawDescGZIP() []byte {
 }
 
 var file_system_internal_rpc_rpc_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_system_internal_rpc_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_system_internal_rpc_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_system_internal_rpc_rpc_proto_goTypes = []any{
 	(PushOutcome)(0),               // 0: throng.rpc.PushOutcome
 	(*SubmitBatch)(nil),            // 1: throng.rpc.SubmitBatch
@@ -2247,92 +2645,114 @@ var file_system_internal_rpc_rpc_proto_goTypes = []any{
 	(*AppendResultBatch)(nil),      // 10: throng.rpc.AppendResultBatch
 	(*AppendResult)(nil),           // 11: throng.rpc.AppendResult
 	(*GatewayBatch)(nil),           // 12: throng.rpc.GatewayBatch
-	(*GatewayHello)(nil),           // 13: throng.rpc.GatewayHello
-	(*SessionOpen)(nil),            // 14: throng.rpc.SessionOpen
-	(*SessionAck)(nil),             // 15: throng.rpc.SessionAck
-	(*SessionClose)(nil),           // 16: throng.rpc.SessionClose
-	(*ReceiptUpdate)(nil),          // 17: throng.rpc.ReceiptUpdate
-	(*OwnerBatch)(nil),             // 18: throng.rpc.OwnerBatch
-	(*Outbound)(nil),               // 19: throng.rpc.Outbound
-	(*Kick)(nil),                   // 20: throng.rpc.Kick
-	(*ProvisionUsersRequest)(nil),  // 21: throng.rpc.ProvisionUsersRequest
-	(*ProvisionUsersResponse)(nil), // 22: throng.rpc.ProvisionUsersResponse
-	(*ReceiptBatch)(nil),           // 23: throng.rpc.ReceiptBatch
-	(*ReceiptDone)(nil),            // 24: throng.rpc.ReceiptDone
-	(*PushBatch)(nil),              // 25: throng.rpc.PushBatch
-	(*PushRequest)(nil),            // 26: throng.rpc.PushRequest
-	(*PushResultBatch)(nil),        // 27: throng.rpc.PushResultBatch
-	(*PushResult)(nil),             // 28: throng.rpc.PushResult
-	(*CheckRequest)(nil),           // 29: throng.rpc.CheckRequest
-	(*CheckResponse)(nil),          // 30: throng.rpc.CheckResponse
-	(*MembersRequest)(nil),         // 31: throng.rpc.MembersRequest
-	(*MembersResponse)(nil),        // 32: throng.rpc.MembersResponse
-	(*AppliedRequest)(nil),         // 33: throng.rpc.AppliedRequest
-	(*AppliedResponse)(nil),        // 34: throng.rpc.AppliedResponse
-	(*wire.Send)(nil),              // 35: throng.v1.Send
-	(*wire.Sent)(nil),              // 36: throng.v1.Sent
-	(*wire.Error)(nil),             // 37: throng.v1.Error
-	(wire.Kind)(0),                 // 38: throng.v1.Kind
-	(wire.Code)(0),                 // 39: throng.v1.Code
-	(*wire.ProvisionUser)(nil),     // 40: throng.v1.ProvisionUser
-	(*wire.MembershipChange)(nil),  // 41: throng.v1.MembershipChange
-	(*wire.Provision)(nil),         // 42: throng.v1.Provision
-	(*wire.MembershipResult)(nil),  // 43: throng.v1.MembershipResult
-	(*wire.ProvisionResult)(nil),   // 44: throng.v1.ProvisionResult
+	(*ReceiptsQuery)(nil),          // 13: throng.rpc.ReceiptsQuery
+	(*PrivacyUpdate)(nil),          // 14: throng.rpc.PrivacyUpdate
+	(*GatewayHello)(nil),           // 15: throng.rpc.GatewayHello
+	(*SessionOpen)(nil),            // 16: throng.rpc.SessionOpen
+	(*SessionAck)(nil),             // 17: throng.rpc.SessionAck
+	(*SessionClose)(nil),           // 18: throng.rpc.SessionClose
+	(*ReceiptUpdate)(nil),          // 19: throng.rpc.ReceiptUpdate
+	(*SessionOpened)(nil),          // 20: throng.rpc.SessionOpened
+	(*OwnerBatch)(nil),             // 21: throng.rpc.OwnerBatch
+	(*Outbound)(nil),               // 22: throng.rpc.Outbound
+	(*Kick)(nil),                   // 23: throng.rpc.Kick
+	(*ProvisionUsersRequest)(nil),  // 24: throng.rpc.ProvisionUsersRequest
+	(*ProvisionUsersResponse)(nil), // 25: throng.rpc.ProvisionUsersResponse
+	(*ReceiptBatch)(nil),           // 26: throng.rpc.ReceiptBatch
+	(*ReceiptDone)(nil),            // 27: throng.rpc.ReceiptDone
+	(*PushBatch)(nil),              // 28: throng.rpc.PushBatch
+	(*PushRequest)(nil),            // 29: throng.rpc.PushRequest
+	(*PushResultBatch)(nil),        // 30: throng.rpc.PushResultBatch
+	(*PushResult)(nil),             // 31: throng.rpc.PushResult
+	(*GroupAct)(nil),               // 32: throng.rpc.GroupAct
+	(*CheckRequest)(nil),           // 33: throng.rpc.CheckRequest
+	(*CheckResponse)(nil),          // 34: throng.rpc.CheckResponse
+	(*MembersRequest)(nil),         // 35: throng.rpc.MembersRequest
+	(*MembersResponse)(nil),        // 36: throng.rpc.MembersResponse
+	(*AppliedRequest)(nil),         // 37: throng.rpc.AppliedRequest
+	(*AppliedResponse)(nil),        // 38: throng.rpc.AppliedResponse
+	(*wire.Send)(nil),              // 39: throng.v1.Send
+	(*wire.Sent)(nil),              // 40: throng.v1.Sent
+	(*wire.Error)(nil),             // 41: throng.v1.Error
+	(wire.Kind)(0),                 // 42: throng.v1.Kind
+	(*wire.GroupChange)(nil),       // 43: throng.v1.GroupChange
+	(*wire.Stamps)(nil),            // 44: throng.v1.Stamps
+	(wire.Code)(0),                 // 45: throng.v1.Code
+	(*wire.ReceiptsRequest)(nil),   // 46: throng.v1.ReceiptsRequest
+	(*wire.Privacy)(nil),           // 47: throng.v1.Privacy
+	(*wire.ProvisionUser)(nil),     // 48: throng.v1.ProvisionUser
+	(*wire.GroupRequest)(nil),      // 49: throng.v1.GroupRequest
+	(*wire.MembershipChange)(nil),  // 50: throng.v1.MembershipChange
+	(*wire.Provision)(nil),         // 51: throng.v1.Provision
+	(*wire.MembershipResult)(nil),  // 52: throng.v1.MembershipResult
+	(*wire.ProvisionResult)(nil),   // 53: throng.v1.ProvisionResult
+	(*wire.GroupResult)(nil),       // 54: throng.v1.GroupResult
 }
 var file_system_internal_rpc_rpc_proto_depIdxs = []int32{
 	2,  // 0: throng.rpc.SubmitBatch.items:type_name -> throng.rpc.Submission
-	35, // 1: throng.rpc.Submission.send:type_name -> throng.v1.Send
+	39, // 1: throng.rpc.Submission.send:type_name -> throng.v1.Send
 	4,  // 2: throng.rpc.SubmitResultBatch.items:type_name -> throng.rpc.SubmitResult
-	36, // 3: throng.rpc.SubmitResult.sent:type_name -> throng.v1.Sent
-	37, // 4: throng.rpc.SubmitResult.error:type_name -> throng.v1.Error
-	38, // 5: throng.rpc.Envelope.kind:type_name -> throng.v1.Kind
-	5,  // 6: throng.rpc.GroupRecord.message:type_name -> throng.rpc.Envelope
-	7,  // 7: throng.rpc.GroupRecord.membership:type_name -> throng.rpc.Membership
-	9,  // 8: throng.rpc.AppendBatch.items:type_name -> throng.rpc.AppendItem
-	5,  // 9: throng.rpc.AppendItem.message:type_name -> throng.rpc.Envelope
-	11, // 10: throng.rpc.AppendResultBatch.items:type_name -> throng.rpc.AppendResult
-	39, // 11: throng.rpc.AppendResult.code:type_name -> throng.v1.Code
-	13, // 12: throng.rpc.GatewayBatch.hello:type_name -> throng.rpc.GatewayHello
-	14, // 13: throng.rpc.GatewayBatch.opens:type_name -> throng.rpc.SessionOpen
-	15, // 14: throng.rpc.GatewayBatch.acks:type_name -> throng.rpc.SessionAck
-	16, // 15: throng.rpc.GatewayBatch.closes:type_name -> throng.rpc.SessionClose
-	17, // 16: throng.rpc.GatewayBatch.reads:type_name -> throng.rpc.ReceiptUpdate
-	19, // 17: throng.rpc.OwnerBatch.out:type_name -> throng.rpc.Outbound
-	20, // 18: throng.rpc.OwnerBatch.kicks:type_name -> throng.rpc.Kick
-	40, // 19: throng.rpc.ProvisionUsersRequest.users:type_name -> throng.v1.ProvisionUser
-	17, // 20: throng.rpc.ReceiptBatch.items:type_name -> throng.rpc.ReceiptUpdate
-	26, // 21: throng.rpc.PushBatch.items:type_name -> throng.rpc.PushRequest
-	28, // 22: throng.rpc.PushResultBatch.items:type_name -> throng.rpc.PushResult
-	0,  // 23: throng.rpc.PushResult.outcome:type_name -> throng.rpc.PushOutcome
-	39, // 24: throng.rpc.CheckResponse.codes:type_name -> throng.v1.Code
-	1,  // 25: throng.rpc.Message.Submit:input_type -> throng.rpc.SubmitBatch
-	8,  // 26: throng.rpc.Inbox.Append:input_type -> throng.rpc.AppendBatch
-	12, // 27: throng.rpc.Inbox.Sessions:input_type -> throng.rpc.GatewayBatch
-	21, // 28: throng.rpc.Inbox.Provision:input_type -> throng.rpc.ProvisionUsersRequest
-	23, // 29: throng.rpc.Receipts.Forward:input_type -> throng.rpc.ReceiptBatch
-	25, // 30: throng.rpc.Push.Notify:input_type -> throng.rpc.PushBatch
-	29, // 31: throng.rpc.Group.Check:input_type -> throng.rpc.CheckRequest
-	31, // 32: throng.rpc.Group.Members:input_type -> throng.rpc.MembersRequest
-	33, // 33: throng.rpc.Group.Applied:input_type -> throng.rpc.AppliedRequest
-	41, // 34: throng.rpc.Group.Change:input_type -> throng.v1.MembershipChange
-	42, // 35: throng.rpc.Group.Provision:input_type -> throng.v1.Provision
-	3,  // 36: throng.rpc.Message.Submit:output_type -> throng.rpc.SubmitResultBatch
-	10, // 37: throng.rpc.Inbox.Append:output_type -> throng.rpc.AppendResultBatch
-	18, // 38: throng.rpc.Inbox.Sessions:output_type -> throng.rpc.OwnerBatch
-	22, // 39: throng.rpc.Inbox.Provision:output_type -> throng.rpc.ProvisionUsersResponse
-	24, // 40: throng.rpc.Receipts.Forward:output_type -> throng.rpc.ReceiptDone
-	27, // 41: throng.rpc.Push.Notify:output_type -> throng.rpc.PushResultBatch
-	30, // 42: throng.rpc.Group.Check:output_type -> throng.rpc.CheckResponse
-	32, // 43: throng.rpc.Group.Members:output_type -> throng.rpc.MembersResponse
-	34, // 44: throng.rpc.Group.Applied:output_type -> throng.rpc.AppliedResponse
-	43, // 45: throng.rpc.Group.Change:output_type -> throng.v1.MembershipResult
-	44, // 46: throng.rpc.Group.Provision:output_type -> throng.v1.ProvisionResult
-	36, // [36:47] is the sub-list for method output_type
-	25, // [25:36] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	40, // 3: throng.rpc.SubmitResult.sent:type_name -> throng.v1.Sent
+	41, // 4: throng.rpc.SubmitResult.error:type_name -> throng.v1.Error
+	42, // 5: throng.rpc.Envelope.kind:type_name -> throng.v1.Kind
+	43, // 6: throng.rpc.Envelope.change:type_name -> throng.v1.GroupChange
+	44, // 7: throng.rpc.Envelope.stamps:type_name -> throng.v1.Stamps
+	5,  // 8: throng.rpc.GroupRecord.message:type_name -> throng.rpc.Envelope
+	7,  // 9: throng.rpc.GroupRecord.membership:type_name -> throng.rpc.Membership
+	43, // 10: throng.rpc.Membership.change:type_name -> throng.v1.GroupChange
+	9,  // 11: throng.rpc.AppendBatch.items:type_name -> throng.rpc.AppendItem
+	5,  // 12: throng.rpc.AppendItem.message:type_name -> throng.rpc.Envelope
+	11, // 13: throng.rpc.AppendResultBatch.items:type_name -> throng.rpc.AppendResult
+	45, // 14: throng.rpc.AppendResult.code:type_name -> throng.v1.Code
+	15, // 15: throng.rpc.GatewayBatch.hello:type_name -> throng.rpc.GatewayHello
+	16, // 16: throng.rpc.GatewayBatch.opens:type_name -> throng.rpc.SessionOpen
+	17, // 17: throng.rpc.GatewayBatch.acks:type_name -> throng.rpc.SessionAck
+	18, // 18: throng.rpc.GatewayBatch.closes:type_name -> throng.rpc.SessionClose
+	19, // 19: throng.rpc.GatewayBatch.reads:type_name -> throng.rpc.ReceiptUpdate
+	13, // 20: throng.rpc.GatewayBatch.queries:type_name -> throng.rpc.ReceiptsQuery
+	14, // 21: throng.rpc.GatewayBatch.privacy:type_name -> throng.rpc.PrivacyUpdate
+	46, // 22: throng.rpc.ReceiptsQuery.request:type_name -> throng.v1.ReceiptsRequest
+	47, // 23: throng.rpc.PrivacyUpdate.privacy:type_name -> throng.v1.Privacy
+	47, // 24: throng.rpc.SessionOpened.privacy:type_name -> throng.v1.Privacy
+	22, // 25: throng.rpc.OwnerBatch.out:type_name -> throng.rpc.Outbound
+	23, // 26: throng.rpc.OwnerBatch.kicks:type_name -> throng.rpc.Kick
+	20, // 27: throng.rpc.OwnerBatch.opened:type_name -> throng.rpc.SessionOpened
+	48, // 28: throng.rpc.ProvisionUsersRequest.users:type_name -> throng.v1.ProvisionUser
+	19, // 29: throng.rpc.ReceiptBatch.items:type_name -> throng.rpc.ReceiptUpdate
+	29, // 30: throng.rpc.PushBatch.items:type_name -> throng.rpc.PushRequest
+	31, // 31: throng.rpc.PushResultBatch.items:type_name -> throng.rpc.PushResult
+	0,  // 32: throng.rpc.PushResult.outcome:type_name -> throng.rpc.PushOutcome
+	49, // 33: throng.rpc.GroupAct.request:type_name -> throng.v1.GroupRequest
+	45, // 34: throng.rpc.CheckResponse.codes:type_name -> throng.v1.Code
+	1,  // 35: throng.rpc.Message.Submit:input_type -> throng.rpc.SubmitBatch
+	8,  // 36: throng.rpc.Inbox.Append:input_type -> throng.rpc.AppendBatch
+	12, // 37: throng.rpc.Inbox.Sessions:input_type -> throng.rpc.GatewayBatch
+	24, // 38: throng.rpc.Inbox.Provision:input_type -> throng.rpc.ProvisionUsersRequest
+	26, // 39: throng.rpc.Receipts.Forward:input_type -> throng.rpc.ReceiptBatch
+	28, // 40: throng.rpc.Push.Notify:input_type -> throng.rpc.PushBatch
+	33, // 41: throng.rpc.Group.Check:input_type -> throng.rpc.CheckRequest
+	35, // 42: throng.rpc.Group.Members:input_type -> throng.rpc.MembersRequest
+	37, // 43: throng.rpc.Group.Applied:input_type -> throng.rpc.AppliedRequest
+	50, // 44: throng.rpc.Group.Change:input_type -> throng.v1.MembershipChange
+	51, // 45: throng.rpc.Group.Provision:input_type -> throng.v1.Provision
+	32, // 46: throng.rpc.Group.Act:input_type -> throng.rpc.GroupAct
+	3,  // 47: throng.rpc.Message.Submit:output_type -> throng.rpc.SubmitResultBatch
+	10, // 48: throng.rpc.Inbox.Append:output_type -> throng.rpc.AppendResultBatch
+	21, // 49: throng.rpc.Inbox.Sessions:output_type -> throng.rpc.OwnerBatch
+	25, // 50: throng.rpc.Inbox.Provision:output_type -> throng.rpc.ProvisionUsersResponse
+	27, // 51: throng.rpc.Receipts.Forward:output_type -> throng.rpc.ReceiptDone
+	30, // 52: throng.rpc.Push.Notify:output_type -> throng.rpc.PushResultBatch
+	34, // 53: throng.rpc.Group.Check:output_type -> throng.rpc.CheckResponse
+	36, // 54: throng.rpc.Group.Members:output_type -> throng.rpc.MembersResponse
+	38, // 55: throng.rpc.Group.Applied:output_type -> throng.rpc.AppliedResponse
+	52, // 56: throng.rpc.Group.Change:output_type -> throng.v1.MembershipResult
+	53, // 57: throng.rpc.Group.Provision:output_type -> throng.v1.ProvisionResult
+	54, // 58: throng.rpc.Group.Act:output_type -> throng.v1.GroupResult
+	47, // [47:59] is the sub-list for method output_type
+	35, // [35:47] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_system_internal_rpc_rpc_proto_init() }
@@ -2350,7 +2770,7 @@ func file_system_internal_rpc_rpc_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_system_internal_rpc_rpc_proto_rawDesc), len(file_system_internal_rpc_rpc_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   34,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   5,
 		},

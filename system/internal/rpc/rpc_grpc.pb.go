@@ -514,6 +514,7 @@ const (
 	Group_Applied_FullMethodName   = "/throng.rpc.Group/Applied"
 	Group_Change_FullMethodName    = "/throng.rpc.Group/Change"
 	Group_Provision_FullMethodName = "/throng.rpc.Group/Provision"
+	Group_Act_FullMethodName       = "/throng.rpc.Group/Act"
 )
 
 // GroupClient is the client API for Group service.
@@ -529,6 +530,9 @@ type GroupClient interface {
 	Applied(ctx context.Context, in *AppliedRequest, opts ...grpc.CallOption) (*AppliedResponse, error)
 	Change(ctx context.Context, in *wire.MembershipChange, opts ...grpc.CallOption) (*wire.MembershipResult, error)
 	Provision(ctx context.Context, in *wire.Provision, opts ...grpc.CallOption) (*wire.ProvisionResult, error)
+	// Act does what a client asks for. What the client may not do, or cannot be
+	// done, is a code in the result; an error of the call means: try again.
+	Act(ctx context.Context, in *GroupAct, opts ...grpc.CallOption) (*wire.GroupResult, error)
 }
 
 type groupClient struct {
@@ -589,6 +593,16 @@ func (c *groupClient) Provision(ctx context.Context, in *wire.Provision, opts ..
 	return out, nil
 }
 
+func (c *groupClient) Act(ctx context.Context, in *GroupAct, opts ...grpc.CallOption) (*wire.GroupResult, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(wire.GroupResult)
+	err := c.cc.Invoke(ctx, Group_Act_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // GroupServer is the server API for Group service.
 // All implementations must embed UnimplementedGroupServer
 // for forward compatibility.
@@ -602,6 +616,9 @@ type GroupServer interface {
 	Applied(context.Context, *AppliedRequest) (*AppliedResponse, error)
 	Change(context.Context, *wire.MembershipChange) (*wire.MembershipResult, error)
 	Provision(context.Context, *wire.Provision) (*wire.ProvisionResult, error)
+	// Act does what a client asks for. What the client may not do, or cannot be
+	// done, is a code in the result; an error of the call means: try again.
+	Act(context.Context, *GroupAct) (*wire.GroupResult, error)
 	mustEmbedUnimplementedGroupServer()
 }
 
@@ -626,6 +643,9 @@ func (UnimplementedGroupServer) Change(context.Context, *wire.MembershipChange) 
 }
 func (UnimplementedGroupServer) Provision(context.Context, *wire.Provision) (*wire.ProvisionResult, error) {
 	return nil, status.Error(codes.Unimplemented, "method Provision not implemented")
+}
+func (UnimplementedGroupServer) Act(context.Context, *GroupAct) (*wire.GroupResult, error) {
+	return nil, status.Error(codes.Unimplemented, "method Act not implemented")
 }
 func (UnimplementedGroupServer) mustEmbedUnimplementedGroupServer() {}
 func (UnimplementedGroupServer) testEmbeddedByValue()               {}
@@ -738,6 +758,24 @@ func _Group_Provision_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Group_Act_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GroupAct)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(GroupServer).Act(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Group_Act_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(GroupServer).Act(ctx, req.(*GroupAct))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Group_ServiceDesc is the grpc.ServiceDesc for Group service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -764,6 +802,10 @@ var Group_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Provision",
 			Handler:    _Group_Provision_Handler,
+		},
+		{
+			MethodName: "Act",
+			Handler:    _Group_Act_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
