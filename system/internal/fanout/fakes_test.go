@@ -149,6 +149,7 @@ type delivered struct {
 	group, from, seq uint64
 	offset           int64
 	users            []uint64
+	recipients       uint32
 }
 
 // fakeInbox answers as decide says; false: not (yet).
@@ -171,7 +172,7 @@ func (f *fakeInbox) Append(stream rpc.Inbox_AppendServer) error {
 		f.mu.Lock()
 		for _, item := range batch.Items {
 			m := item.Message
-			d := delivered{group: m.Group, from: m.From, seq: m.Seq, offset: m.Offset, users: item.Users}
+			d := delivered{group: m.Group, from: m.From, seq: m.Seq, offset: m.Offset, users: item.Users, recipients: item.Recipients}
 			f.got = append(f.got, d)
 			code, answer := wire.Code(0), true
 			if f.decide != nil {
@@ -357,6 +358,7 @@ func (r *rig) start(c Consumer, edit func(*Config)) (f *Fanout, stop func()) {
 }
 
 // received returns what all inboxes got for a group: user to the seqs in order.
+// It leaves out what users sent themselves.
 func (r *rig) received(group uint64) map[uint64][]uint64 {
 	out := map[uint64][]uint64{}
 	for _, in := range r.inboxes {
@@ -365,7 +367,9 @@ func (r *rig) received(group uint64) map[uint64][]uint64 {
 				continue
 			}
 			for _, u := range d.users {
-				out[u] = append(out[u], d.seq)
+				if u != d.from {
+					out[u] = append(out[u], d.seq)
+				}
 			}
 		}
 	}

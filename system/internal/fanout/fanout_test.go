@@ -13,19 +13,23 @@ import (
 	"throng/system/wire"
 )
 
-// TestDeliversToMembersInOrder: every member but the sender, at the inbox
-// instance that owns them, in order, with the offset.
+// TestDeliversToMembersInOrder: every member, at the inbox instance that owns
+// them, in order, with the offset. The sender's instance is told how many
+// others there are; a sender who has left gets nothing.
 func TestDeliversToMembersInOrder(t *testing.T) {
 	const n = 300
 	r := newRig(t, 2, 3)
 	r.group.set(9, []uint64{1, 2, 3, 4, 5, 6})
-	r.group.set(10, []uint64{1})
+	r.group.set(10, []uint64{1}) // nobody else in it
+	r.group.set(11, []uint64{2})
 	f, _ := r.start(r.log.consumer(), nil)
 	for seq := uint64(1); seq <= n; seq++ {
 		r.log.message(1, 9, 1, seq)
-		r.log.message(1, 10, 1, seq) // nobody else in it
+		r.log.message(1, 10, 1, seq)
+		r.log.message(1, 11, 1, seq) // the sender has left
 	}
-	waitFor(t, "the watermark", func() bool { return r.log.committedAt(1) == 2*n })
+	waitFor(t, "the watermark", func() bool { return r.log.committedAt(1) == 3*n })
+	own := map[uint64]int{}
 	for i, in := range r.inboxes {
 		last := int64(-1)
 		for _, d := range in.items() {
@@ -34,9 +38,17 @@ func TestDeliversToMembersInOrder(t *testing.T) {
 			}
 			last = d.offset
 			for _, u := range d.users {
-				if u == 1 || placement.UserInboxInstance(u, 3) != i {
+				if placement.UserInboxInstance(u, 3) != i {
 					t.Fatalf("inbox %d was given user %d", i, u)
 				}
+			}
+			want := uint32(0)
+			if slices.Contains(d.users, 1) {
+				own[d.group]++
+				want = map[uint64]uint32{9: 5}[d.group]
+			}
+			if d.recipients != want {
+				t.Fatalf("inbox %d, group %d, users %v: %d recipients, want %d", i, d.group, d.users, d.recipients, want)
 			}
 		}
 	}
@@ -49,14 +61,14 @@ func TestDeliversToMembersInOrder(t *testing.T) {
 			t.Fatalf("user %d got %v", u, seqs)
 		}
 	}
-	if len(r.received(10)) != 0 {
-		t.Fatal("a message came back to its sender")
+	if want := (map[uint64]int{9: n, 10: n}); !maps.Equal(own, want) {
+		t.Fatalf("the sender was addressed %v, want %v", own, want)
 	}
-	if v := testutil.ToFloat64(f.m.recipients); v != 5*n {
+	if v := testutil.ToFloat64(f.m.recipients); v != 6*n {
 		t.Fatalf("%v recipients counted", v)
 	}
-	if r.group.lookups != 2 {
-		t.Fatalf("%d look-ups for 2 groups", r.group.lookups)
+	if r.group.lookups != 3 {
+		t.Fatalf("%d look-ups for 3 groups", r.group.lookups)
 	}
 	waitFor(t, "the gauges", func() bool { return testutil.ToFloat64(f.m.inFlight) == 0 && testutil.ToFloat64(f.m.lag) == 0 })
 }

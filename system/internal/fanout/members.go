@@ -40,16 +40,14 @@ func (s *memberSet) union(other *memberSet) *memberSet {
 	return newMemberSet(s.version, slices.Compact(all), len(s.byInbox))
 }
 
-// except returns the members of one inbox instance without the sender. The
-// result must not be changed.
-func (s *memberSet) except(inbox int, sender uint64) []uint64 {
-	users := s.byInbox[inbox]
-	i, found := slices.BinarySearch(users, sender)
-	if !found {
-		return users
+// instanceOf returns the inbox instance that a member belongs to, -1 for a user
+// who is none.
+func (s *memberSet) instanceOf(user uint64) int {
+	i := placement.UserInboxInstance(user, len(s.byInbox))
+	if _, found := slices.BinarySearch(s.byInbox[i], user); !found {
+		return -1
 	}
-	rest := make([]uint64, 0, len(users)-1)
-	return append(append(rest, users[:i]...), users[i+1:]...)
+	return i
 }
 
 type memberKey struct{ group, version uint64 }

@@ -270,26 +270,33 @@ func (w *worker) flush() {
 	}
 }
 
-// deliver hands a message to the inbox instances of its addressees.
+// deliver hands a message to the inbox instances of its addressees, and to the
+// sender's own for its other devices, if the sender is still a member.
 func (w *worker) deliver(r record, set *memberSet) {
-	parts, recipients := 0, 0
-	var users [][]uint64
-	if set != nil {
-		users = make([][]uint64, len(set.byInbox))
-		for i := range set.byInbox {
-			if users[i] = set.except(i, r.message.From); len(users[i]) > 0 {
-				parts++
-				recipients += len(users[i])
-			}
+	if set == nil {
+		w.add(r.offset, 0)
+		return
+	}
+	sender, recipients, parts := set.instanceOf(r.message.From), set.size, 0
+	if sender >= 0 {
+		recipients--
+	}
+	for _, users := range set.byInbox {
+		if len(users) > 0 {
+			parts++
 		}
 	}
 	w.f.m.recipients.Add(float64(recipients))
 	id := w.add(r.offset, parts)
-	for i, u := range users {
-		if len(u) > 0 {
-			w.batches[i] = append(w.batches[i], &delivery{
-				worker: w, id: id, item: rpc.AppendItem{Message: r.message, Users: u}})
+	for i, users := range set.byInbox {
+		if len(users) == 0 {
+			continue
 		}
+		d := &delivery{worker: w, id: id, item: rpc.AppendItem{Message: r.message, Users: users}}
+		if i == sender {
+			d.item.Recipients = uint32(recipients)
+		}
+		w.batches[i] = append(w.batches[i], d)
 	}
 }
 

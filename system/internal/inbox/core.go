@@ -52,7 +52,10 @@ func set[T comparable](v *T, def T) {
 type Item struct {
 	Msg   *Message
 	Users []uint64
-	Ref   any // the runner's
+	// Recipients is, where the sender of a group message is among Users, the
+	// number of other members that it was addressed to.
+	Recipients uint32
+	Ref        any // the runner's
 
 	pending, live, stored uint32
 	bodyID                uint64 // set when the body is, or was, a row of its own
@@ -447,6 +450,9 @@ func (c *Core) appendGroup(it *Item) {
 		u := c.touch(id)
 		if !u.exists {
 			c.stats.UnknownMembers++
+			continue
+		}
+		if id == it.Msg.From {
 			continue
 		}
 		for _, d := range u.devices {

@@ -60,7 +60,7 @@ func TestForgottenUsersLoseNothing(t *testing.T) {
 	for round := range uint64(3) {
 		for u := uint64(1); u <= 50; u++ {
 			if _, _, err := m.turn([]uint64{u}, false, func(c *inbox.Core) {
-				c.Append(item(9, inbox.Key{User: 5}, round*50+u, "x", u))
+				c.Append(item(9, inbox.Key{User: 99}, round*50+u, "x", u))
 			}); err != nil {
 				t.Fatal(err)
 			}

@@ -94,7 +94,7 @@ func (in *Inbox) append(ctx context.Context, as *appendStream, b *rpc.AppendBatc
 		c.left.Store(parts)
 		for l, u := range users {
 			if len(u) > 0 {
-				split[l] = append(split[l], &Item{Msg: msg, Users: u, Ref: c})
+				split[l] = append(split[l], &Item{Msg: msg, Users: u, Recipients: it.Recipients, Ref: c})
 			}
 		}
 	}
