@@ -36,7 +36,7 @@ func NewMessage(e *rpc.Envelope) (*Message, error) {
 		return nil, fmt.Errorf("inbox: message id of %d bytes, want 16", len(e.GetMessageId()))
 	}
 	d := wire.Deliver{MessageId: e.MessageId, Group: e.Group, From: e.From, FromDevice: e.FromDevice, Seq: e.Seq,
-		Kind: e.Kind, Body: e.Body, AcceptedMs: e.AcceptedMs, Offset: e.Offset}
+		Kind: e.Kind, Body: e.Body, AcceptedMs: e.AcceptedMs, Offset: e.Offset, About: e.About}
 	n := d.SizeVT()
 	frame := appendDeliverHeader(make([]byte, 0, n+8), n)
 	h := len(frame)
