@@ -34,7 +34,8 @@ type runner interface {
 // built is a role with what was made for it alone.
 type built struct {
 	runner
-	http  http.Handler // served on the unit's http listener; nil if it has none
+	http  http.Handler                // served on the unit's http listener; nil if it has none
+	pages map[string]http.HandlerFunc // of the debug port, beside those of every role; by pattern
 	close []func() error
 }
 
@@ -259,7 +260,12 @@ func (p *Process) runUnit(ctx context.Context, u *unit) {
 			}
 		})
 	}
-	serve(u.debug, obs.Handler(u.reg, u.built.Ready, u.log))
+	debug := http.NewServeMux()
+	debug.Handle("/", obs.Handler(u.reg, u.built.Ready, u.log))
+	for pattern, page := range u.built.pages {
+		debug.Handle(pattern, page)
+	}
+	serve(u.debug, debug)
 	if u.http != nil {
 		serve(u.http, u.built.http)
 	}

@@ -21,8 +21,12 @@ type Settings struct {
 	PushDelay Duration `json:"push_delay,omitempty"`
 	// PushEvery is the least time between two pushes to a device. [10 s]
 	PushEvery Duration `json:"push_every,omitempty"`
-	// PushQuotaPerMinute is what the provider allows each push instance. [no bound]
+	// PushQuotaPerMinute is what the provider allows the deployment; its push
+	// instances share it equally. [600,000, the default of an FCM project]
 	PushQuotaPerMinute int `json:"push_quota_per_minute,omitempty"`
+	// PushAttempts is how often a push is tried before it is a dead letter; being
+	// told to wait by a 429 is no attempt. [6]
+	PushAttempts int `json:"push_attempts,omitempty"`
 
 	// MaxConnections of each gateway. [250,000]
 	MaxConnections int `json:"max_connections,omitempty"`

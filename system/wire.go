@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"sync/atomic"
 	"time"
 
@@ -220,11 +221,23 @@ func (m *maker) inbox() (runner, error) {
 	})
 }
 
+// fcmQuota is the default quota of an FCM project, in pushes a minute.
+const fcmQuota = 600_000
+
 func (m *maker) push() (runner, error) {
-	return push.New(push.Config{
-		Provider: m.Provider.URL, QuotaPerMinute: m.Settings.PushQuotaPerMinute,
-		Log: m.log, Metrics: m.reg,
+	quota := m.Settings.PushQuotaPerMinute
+	if quota == 0 {
+		quota = fcmQuota
+	}
+	p, err := push.New(push.Config{
+		Provider: m.Provider.URL, QuotaPerMinute: max(1, quota/len(m.Pushes)),
+		Attempts: m.Settings.PushAttempts, Log: m.log, Metrics: m.reg,
 	})
+	if err != nil {
+		return nil, err
+	}
+	m.made.pages = map[string]http.HandlerFunc{"GET /dead-letters": p.ServeDeadLetters}
+	return p, nil
 }
 
 // closes adds what is to be done after the role has stopped.

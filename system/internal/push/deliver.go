@@ -52,20 +52,19 @@ func (p *Push) work(ctx context.Context) {
 			return
 		case j := <-p.queue:
 			p.m.queue.Depth.Dec()
-			if j.stream.ctx.Err() != nil {
-				continue // who asked has gone and will ask again
-			}
-			if outcome := p.deliver(ctx, &j); outcome != rpc.PushOutcome_PUSH_OUTCOME_UNSPECIFIED {
+			if outcome := p.deliver(ctx, j); outcome != rpc.PushOutcome_PUSH_OUTCOME_UNSPECIFIED && j.answer(outcome) {
 				p.m.seconds.Observe(time.Since(j.at).Seconds())
-				j.stream.answer(j.req.Ref, outcome)
 			}
 		}
 	}
 }
 
-// deliver tries until there is an outcome. Unspecified: ctx is done, or the
-// asker has gone.
+// deliver tries until there is an outcome. Unspecified: ctx is done, or nobody
+// wants the push any more.
 func (p *Push) deliver(ctx context.Context, j *job) rpc.PushOutcome {
+	if j.ctx.Err() != nil {
+		return rpc.PushOutcome_PUSH_OUTCOME_UNSPECIFIED
+	}
 	body, err := json.Marshal(notification{CollapseKey: j.req.CollapseKey, MessageID: hex.EncodeToString(j.req.MessageId),
 		Waiting: j.req.Waiting, User: j.req.User, Device: j.req.Device})
 	if err != nil {
@@ -74,7 +73,7 @@ func (p *Push) deliver(ctx context.Context, j *job) rpc.PushOutcome {
 	}
 	target := p.url.JoinPath("v1", "devices", url.PathEscape(j.req.Token)).String()
 	for attempt := 1; ; {
-		if !p.bucket.take(ctx) || j.stream.ctx.Err() != nil {
+		if !p.bucket.take(j.ctx) || !j.wanted() {
 			return rpc.PushOutcome_PUSH_OUTCOME_UNSPECIFIED
 		}
 		v, after, reason := p.attempt(ctx, target, body)
@@ -96,7 +95,7 @@ func (p *Push) deliver(ctx context.Context, j *job) rpc.PushOutcome {
 			continue
 		case failed:
 			if attempt < p.cfg.Attempts {
-				p.pause(ctx, attempt)
+				sleep(j.ctx, max(after, p.backoff(attempt)))
 				attempt++
 				continue
 			}
@@ -106,7 +105,7 @@ func (p *Push) deliver(ctx context.Context, j *job) rpc.PushOutcome {
 	}
 }
 
-// attempt makes one request.
+// attempt makes one request. after is how long the provider says to wait.
 func (p *Push) attempt(ctx context.Context, target string, body []byte) (v verdict, after time.Duration, reason string) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(body))
 	if err != nil {
@@ -128,7 +127,10 @@ func (p *Push) attempt(ctx context.Context, target string, body []byte) (v verdi
 	case code == http.StatusTooManyRequests:
 		return throttled, retryAfter(resp.Header.Get("Retry-After"), time.Now()), reason
 	case code >= 500 || code == http.StatusRequestTimeout:
-		return failed, 0, reason
+		if h := resp.Header.Get("Retry-After"); h != "" {
+			after = retryAfter(h, time.Now())
+		}
+		return failed, after, reason
 	default:
 		return refused, 0, reason
 	}
@@ -146,17 +148,21 @@ func retryAfter(h string, now time.Time) time.Duration {
 	return min(d, maxRetryAfter)
 }
 
-// pause waits before a retry: uniformly between nothing and a bound that
-// doubles (full jitter), so that what failed together does not come together.
-func (p *Push) pause(ctx context.Context, attempt int) {
+// backoff is the wait before a retry: uniformly between nothing and a bound
+// that doubles (full jitter), so that what failed together does not come
+// together.
+func (p *Push) backoff(attempt int) time.Duration {
 	bound := p.cfg.MaxBackoff
 	if attempt < 20 {
 		bound = min(bound, p.cfg.Backoff<<(attempt-1))
 	}
-	sleep(ctx, rand.N(bound+1))
+	return rand.N(bound + 1)
 }
 
 func sleep(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
@@ -187,34 +193,37 @@ func newBucket(perMinute int) *bucket {
 
 // take waits for a token; false: ctx was done first.
 func (b *bucket) take(ctx context.Context) bool {
-	wait := b.reserve(time.Now())
-	for wait > 0 && ctx.Err() == nil {
+	sleep(ctx, b.reserve(time.Now()))
+	for wait := b.closed(); wait > 0 && ctx.Err() == nil; wait = b.closed() {
 		sleep(ctx, wait)
-		b.mu.Lock()
-		wait = time.Until(b.shut) // it may have been shut meanwhile
-		b.mu.Unlock()
 	}
 	return ctx.Err() == nil
 }
 
 // reserve takes the next token and returns how long to wait for it.
 func (b *bucket) reserve(now time.Time) time.Duration {
+	if b.gap == 0 {
+		return 0
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	at := now
-	if b.gap > 0 {
-		if b.free.Before(now.Add(-burst)) {
-			b.free = now.Add(-burst)
-		}
-		b.free = b.free.Add(b.gap)
-		if b.free.After(at) {
-			at = b.free
-		}
+	if b.free.Before(now.Add(-burst)) {
+		b.free = now.Add(-burst)
 	}
-	if b.shut.After(at) {
-		at = b.shut
+	b.free = b.free.Add(b.gap)
+	return b.free.Sub(now)
+}
+
+// closed returns how long to wait until the bucket is open, up to an eighth
+// more: those who wait do not come all at once. Not above 0: it is open.
+func (b *bucket) closed() time.Duration {
+	b.mu.Lock()
+	wait := time.Until(b.shut)
+	b.mu.Unlock()
+	if wait > 0 {
+		wait += rand.N(wait/8 + 1)
 	}
-	return at.Sub(now)
+	return wait
 }
 
 // hold lets nobody pass for d.

@@ -7,6 +7,8 @@ package push
 
 import (
 	"context"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -32,16 +34,19 @@ type Config struct {
 	Provider string
 	// Concurrency bounds the requests to the provider at once. Default 64.
 	Concurrency int
-	// Queue bounds the requests that wait. At the bound the streams of the
-	// askers are not read any more. Default 4096.
+	// Queue bounds the requests that wait. What comes when it is full is answered
+	// at once with the outcome "unspecified": whoever asked asks again later, if
+	// there is still a reason to. Default 32,768.
 	Queue int
-	// QuotaPerMinute is what the provider allows this instance; 0: no bound.
+	// QuotaPerMinute is what the provider allows this instance; 0: no bound. Up
+	// to a second of it gathers in quiet times.
 	QuotaPerMinute int
 	// Attempts is how often a request is tried before it is a dead letter. An
 	// answer of 429 is not an attempt. Default 6.
 	Attempts int
 	// Backoff is the most that the first retry waits; each next one waits up to
-	// twice as long, at most MaxBackoff. Default 200 ms and 10 s.
+	// twice as long, at most MaxBackoff. A Retry-After of the provider is the
+	// least. Default 200 ms and 10 s.
 	Backoff, MaxBackoff time.Duration
 	// Timeout bounds one request. Default 5 s.
 	Timeout time.Duration
@@ -53,7 +58,7 @@ type Config struct {
 
 func (c *Config) defaults() {
 	set(&c.Concurrency, 64)
-	set(&c.Queue, 4096)
+	set(&c.Queue, 32_768)
 	set(&c.Attempts, 6)
 	set(&c.Backoff, 200*time.Millisecond)
 	set(&c.MaxBackoff, 10*time.Second)
@@ -76,11 +81,12 @@ func set[T comparable](v *T, def T) {
 
 // DeadLetter is a request that was given up.
 type DeadLetter struct {
-	At          time.Time
-	User        uint64
-	Device      uint32
-	CollapseKey string
-	Reason      string // of the last attempt
+	At          time.Time `json:"at"`
+	User        uint64    `json:"user,string"` // more than a JavaScript number holds
+	Device      uint32    `json:"device"`
+	CollapseKey string    `json:"collapse_key"`
+	MessageID   string    `json:"message_id"` // hex
+	Reason      string    `json:"reason"`     // of the last attempt
 }
 
 // Push is one instance.
@@ -89,7 +95,7 @@ type Push struct {
 	url    *url.URL
 	client *http.Client
 	m      *metrics
-	queue  chan job
+	queue  chan *job
 	bucket *bucket
 	recvs  sync.WaitGroup
 
@@ -111,7 +117,7 @@ func New(cfg Config) (*Push, error) {
 	if err != nil {
 		return nil, fmt.Errorf("push: %w", err)
 	}
-	return &Push{cfg: cfg, url: u, m: m, client: newClient(cfg), queue: make(chan job, cfg.Queue),
+	return &Push{cfg: cfg, url: u, m: m, client: newClient(cfg), queue: make(chan *job, cfg.Queue),
 		bucket: newBucket(cfg.QuotaPerMinute)}, nil
 }
 
@@ -169,15 +175,23 @@ func (p *Push) Ready() error { return nil }
 func (p *Push) DeadLetters() []DeadLetter {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	out := append([]DeadLetter(nil), p.letters[p.next:]...)
+	out := append([]DeadLetter{}, p.letters[p.next:]...)
 	return append(out, p.letters[:p.next]...)
+}
+
+// ServeDeadLetters answers with the last ones, oldest first, as a JSON list. It
+// is for the debug port.
+func (p *Push) ServeDeadLetters(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(p.DeadLetters()) // the reader has gone: nobody to tell
 }
 
 // logEvery is the least time between two log lines about dead letters.
 const logEvery = 5 * time.Second
 
 func (p *Push) deadLetter(j *job, reason string) {
-	l := DeadLetter{At: time.Now(), User: j.req.User, Device: j.req.Device, CollapseKey: j.req.CollapseKey, Reason: reason}
+	l := DeadLetter{At: time.Now(), User: j.req.User, Device: j.req.Device, CollapseKey: j.req.CollapseKey,
+		MessageID: hex.EncodeToString(j.req.MessageId), Reason: reason}
 	p.m.deadLetters.Inc()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -197,7 +211,7 @@ func (p *Push) deadLetter(j *job, reason string) {
 type metrics struct {
 	attempts                         *prometheus.CounterVec
 	accepted, deadLetters, throttled prometheus.Counter
-	dead                             prometheus.Counter
+	dead, cancelled                  prometheus.Counter
 	seconds                          prometheus.Histogram
 	queue                            *obs.Queue
 }
@@ -218,6 +232,7 @@ func newMetrics(reg prometheus.Registerer, limit int) (*metrics, error) {
 	m.deadLetters = counter("throng_push_dead_letters_total", "Pushes given up.")
 	m.throttled = counter("throng_push_throttled_total", "Answers of the provider that said to wait.")
 	m.dead = counter("throng_push_dead_tokens_total", "Tokens that the provider does not know any more.")
+	m.cancelled = counter("throng_push_cancelled_total", "Requests taken back because the messages had been acknowledged.")
 	m.seconds, err = obs.Register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: "throng_push_seconds", Help: "From the request of the inbox to the answer, retries included.",
 		Buckets: prometheus.ExponentialBuckets(0.002, 2, 16)}))

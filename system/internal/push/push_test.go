@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -108,6 +109,23 @@ func (a *asker) ask(refs ...uint64) {
 	}
 }
 
+func (a *asker) cancel(refs ...uint64) {
+	a.t.Helper()
+	if err := a.stream.Send(&rpc.PushBatch{Cancel: refs}); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+// await waits until ok.
+func (a *asker) await(ok func() bool) {
+	a.t.Helper()
+	for deadline := time.Now().Add(patience); !ok(); <-time.After(time.Millisecond) {
+		if time.Now().After(deadline) {
+			a.t.Fatal("it never happened")
+		}
+	}
+}
+
 func (a *asker) outcomes(n int) map[uint64]rpc.PushOutcome {
 	a.t.Helper()
 	got := map[uint64]rpc.PushOutcome{}
@@ -169,7 +187,13 @@ func TestGivesUpAfterAttempts(t *testing.T) {
 	if f.requests() != 9 || testutil.ToFloat64(a.m.deadLetters) != 3 {
 		t.Errorf("%d requests and %v dead letters, want 9 and 3", f.requests(), testutil.ToFloat64(a.m.deadLetters))
 	}
-	if ring := a.DeadLetters(); len(ring) != 2 || ring[0].At.After(ring[1].At) || ring[0].Reason == "" {
+	w := httptest.NewRecorder()
+	a.ServeDeadLetters(w, nil)
+	var ring []DeadLetter
+	if err := json.Unmarshal(w.Body.Bytes(), &ring); err != nil {
+		t.Fatal(err)
+	}
+	if len(ring) != 2 || ring[0].At.After(ring[1].At) || ring[0].User != 7 || ring[0].MessageID != "abcd" || ring[0].Reason == "" {
 		t.Errorf("ring %+v, want the last two in order", ring)
 	}
 }
@@ -213,28 +237,81 @@ func TestThrottlingHoldsEverybodyAndIsNoAttempt(t *testing.T) {
 	}
 }
 
-func TestFullQueueHoldsTheStreamBack(t *testing.T) {
+func TestFullQueueSendsRequestsBack(t *testing.T) {
 	release := make(chan struct{})
 	f := newProvider(t, func(int, http.ResponseWriter) { <-release })
 	a := start(t, Config{Provider: f.URL, Concurrency: 2, Queue: 3, Timeout: patience})
-	refs := make([]uint64, 50)
-	for i := range refs {
-		refs[i] = uint64(i + 1)
+	a.ask(1, 2)
+	a.await(func() bool { return f.requests() == 2 })
+	a.ask(3, 4, 5, 6, 7)
+	got := a.outcomes(2)
+	if got[6] != rpc.PushOutcome_PUSH_OUTCOME_UNSPECIFIED || got[7] != rpc.PushOutcome_PUSH_OUTCOME_UNSPECIFIED {
+		t.Fatalf("outcomes %v, want 6 and 7 sent back: three fit", got)
 	}
-	a.ask(refs...)
-	deadline := time.Now().Add(patience)
-	for testutil.ToFloat64(a.m.queue.Depth) < 3 || f.requests() < 2 {
-		if time.Now().After(deadline) {
-			t.Fatal("the queue never filled")
-		}
-		<-time.After(time.Millisecond)
-	}
-	if n := f.requests(); n != 2 {
-		t.Errorf("%d requests at once, bound 2", n)
+	if n := testutil.ToFloat64(a.m.queue.Dropped); n != 2 || f.requests() != 2 {
+		t.Errorf("%v sent back and %d requests at once, want 2 and 2", n, f.requests())
 	}
 	close(release)
-	if got := a.outcomes(50); len(got) != 50 {
-		t.Fatalf("%d outcomes", len(got))
+	for ref, o := range a.outcomes(5) {
+		if o != rpc.PushOutcome_PUSH_OUTCOME_ACCEPTED {
+			t.Errorf("ref %d: %v", ref, o)
+		}
+	}
+}
+
+func TestCancelledBeforeTheAttempt(t *testing.T) {
+	release := make(chan struct{})
+	f := newProvider(t, func(n int, w http.ResponseWriter) {
+		if n == 1 {
+			<-release
+		}
+	})
+	a := start(t, Config{Provider: f.URL, Concurrency: 1, Timeout: patience})
+	a.ask(1, 2, 3)
+	a.await(func() bool { return f.requests() == 1 })
+	a.cancel(2, 99) // 2 waits for the worker; nobody knows 99
+	if got := a.outcomes(1); got[2] != rpc.PushOutcome_PUSH_OUTCOME_CANCELLED {
+		t.Fatalf("outcomes %v, want 2 cancelled", got)
+	}
+	close(release)
+	if got := a.outcomes(2); got[1] != rpc.PushOutcome_PUSH_OUTCOME_ACCEPTED || got[3] != rpc.PushOutcome_PUSH_OUTCOME_ACCEPTED {
+		t.Fatalf("outcomes %v, want 1 and 3 accepted", got)
+	}
+	if f.requests() != 2 || slices.Contains(f.paths, "/v1/devices/t/2") {
+		t.Errorf("requests %v: 2 had been taken back", f.paths)
+	}
+}
+
+func TestCancelledBetweenAttempts(t *testing.T) {
+	f := newProvider(t, func(n int, w http.ResponseWriter) {
+		if n == 1 {
+			w.Header().Set("Retry-After", "60")
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
+	a := start(t, Config{Provider: f.URL, Concurrency: 1})
+	a.ask(1)
+	a.await(func() bool { return testutil.ToFloat64(a.m.attempts.WithLabelValues("failed")) == 1 })
+	a.cancel(1)
+	a.ask(2) // the only worker has to be free for it
+	got := a.outcomes(2)
+	if got[1] != rpc.PushOutcome_PUSH_OUTCOME_CANCELLED || got[2] != rpc.PushOutcome_PUSH_OUTCOME_ACCEPTED || f.requests() != 2 {
+		t.Fatalf("outcomes %v after %d requests", got, f.requests())
+	}
+}
+
+func TestRetryAfterOfAFaultIsTheLeast(t *testing.T) {
+	f := newProvider(t, func(n int, w http.ResponseWriter) {
+		if n == 1 {
+			w.Header().Set("Retry-After", "0.2")
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
+	a := start(t, Config{Provider: f.URL, Backoff: time.Nanosecond})
+	a.ask(1)
+	a.outcomes(1)
+	if gap := f.times[1].Sub(f.times[0]); gap < 190*time.Millisecond {
+		t.Errorf("asked again after %v, told to wait 200 ms", gap)
 	}
 }
 
@@ -251,7 +328,7 @@ func TestBucket(t *testing.T) {
 		b.hold(3 * time.Second)
 		start = time.Now()
 		b.take(t.Context())
-		if took := time.Since(start); took != 3*time.Second {
+		if took := time.Since(start); took < 3*time.Second || took > 3*time.Second*9/8 {
 			t.Errorf("a held bucket opened after %v", took)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
