@@ -42,6 +42,9 @@ type Settings struct {
 	// AllowedOrigins are the Origins that browsers may connect from. [the
 	// gateway's own]
 	AllowedOrigins []string `json:"allowed_origins,omitempty"`
+	// StampEvery: one in so many sends is stamped at each stage of its way, so
+	// that its receiver can tell where the time went; below 0 none is. [16]
+	StampEvery int `json:"stamp_every,omitempty"`
 	// LeaseTTL is how long the session registry believes a gateway that has
 	// stopped renewing its lease. [6 s]
 	LeaseTTL Duration `json:"lease_ttl,omitempty"`

@@ -33,6 +33,7 @@ func TestBackend(t *testing.T) {
 		100: {1, 2, 3, 4, 5},
 		200: {6, 7, 8},
 		300: {9, 10},
+		400: {4, 20},
 	})
 	// Each part has users of its own, so that they can run in any order.
 	t.Run("direct", func(t *testing.T) { testDirect(t, d.in2(t)) })
@@ -42,6 +43,7 @@ func TestBackend(t *testing.T) {
 	t.Run("push", func(t *testing.T) { testPush(t, d.in2(t)) })
 	t.Run("ephemeral", func(t *testing.T) { testEphemeral(t, d.in2(t)) })
 	t.Run("refused", func(t *testing.T) { testRefused(t, d.in2(t)) })
+	t.Run("stamps", func(t *testing.T) { testStamps(t, d.in2(t)) })
 	t.Run("replaced", func(t *testing.T) { testReplaced(t, d.in2(t)) })
 }
 

@@ -121,7 +121,7 @@ func (m *maker) gateway() (runner, error) {
 	m.closes(func() error { sessions.Close(); return nil })
 	return gateway.New(gateway.Config{
 		ID: id, Key: m.key, Messages: m.messageAddrs(), Inboxes: m.inboxAddrs(),
-		Sessions: sessions, AllowedOrigins: set.AllowedOrigins,
+		Sessions: sessions, AllowedOrigins: set.AllowedOrigins, StampEvery: set.StampEvery,
 		Limits: gateway.Limits{
 			MaxConnections: set.MaxConnections, FramesPerSecond: set.FramesPerSecond, FrameBurst: set.FrameBurst,
 			IdleTimeout: time.Duration(set.IdleTimeout), DrainTimeout: time.Duration(set.DrainTimeout), DrainJitter: time.Duration(set.DrainJitter),

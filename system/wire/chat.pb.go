@@ -1122,13 +1122,13 @@ func (x *Deliver) GetStamps() *Stamps {
 // machine where it did: microseconds since 1970. 0: not passed.
 type Stamps struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	GatewayInUs   int64                  `protobuf:"fixed64,1,opt,name=gateway_in_us,json=gatewayInUs,proto3" json:"gateway_in_us,omitempty"`    // Send read from the socket
+	GatewayInUs   int64                  `protobuf:"fixed64,1,opt,name=gateway_in_us,json=gatewayInUs,proto3" json:"gateway_in_us,omitempty"`    // Send read from the socket, queued for the message service
 	MessageInUs   int64                  `protobuf:"fixed64,2,opt,name=message_in_us,json=messageInUs,proto3" json:"message_in_us,omitempty"`    // at the message service
-	LoggedUs      int64                  `protobuf:"fixed64,3,opt,name=logged_us,json=loggedUs,proto3" json:"logged_us,omitempty"`               // group: in Kafka, acknowledged by it
+	LoggedUs      int64                  `protobuf:"fixed64,3,opt,name=logged_us,json=loggedUs,proto3" json:"logged_us,omitempty"`               // group: handed to Kafka
 	FanoutInUs    int64                  `protobuf:"fixed64,4,opt,name=fanout_in_us,json=fanoutInUs,proto3" json:"fanout_in_us,omitempty"`       // group: read by the fan-out
 	InboxInUs     int64                  `protobuf:"fixed64,5,opt,name=inbox_in_us,json=inboxInUs,proto3" json:"inbox_in_us,omitempty"`          // at the inbox instance of the addressee
 	InboxOutUs    int64                  `protobuf:"fixed64,6,opt,name=inbox_out_us,json=inboxOutUs,proto3" json:"inbox_out_us,omitempty"`       // released to the gateway
-	GatewayOutUs  int64                  `protobuf:"fixed64,7,opt,name=gateway_out_us,json=gatewayOutUs,proto3" json:"gateway_out_us,omitempty"` // given to the socket
+	GatewayOutUs  int64                  `protobuf:"fixed64,7,opt,name=gateway_out_us,json=gatewayOutUs,proto3" json:"gateway_out_us,omitempty"` // at the gateway of the addressee, about to be written
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

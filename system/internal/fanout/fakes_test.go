@@ -150,6 +150,7 @@ type delivered struct {
 	offset           int64
 	users            []uint64
 	recipients       uint32
+	stamps           *wire.Stamps
 }
 
 // fakeInbox answers as decide says; false: not (yet).
@@ -172,7 +173,7 @@ func (f *fakeInbox) Append(stream rpc.Inbox_AppendServer) error {
 		f.mu.Lock()
 		for _, item := range batch.Items {
 			m := item.Message
-			d := delivered{group: m.Group, from: m.From, seq: m.Seq, offset: m.Offset, users: item.Users, recipients: item.Recipients}
+			d := delivered{group: m.Group, from: m.From, seq: m.Seq, offset: m.Offset, users: item.Users, recipients: item.Recipients, stamps: m.Stamps}
 			f.got = append(f.got, d)
 			code, answer := wire.Code(0), true
 			if f.decide != nil {

@@ -34,6 +34,7 @@ type worker struct {
 	groups *simplelru.LRU[uint64, groupState]
 	// batches collects, by inbox instance, what goes out together.
 	batches [][]rpc.Appendee
+	fetchAt time.Time // when the records at hand were fetched; of the reading goroutine
 	applies sync.WaitGroup
 
 	closed atomic.Bool
@@ -96,6 +97,7 @@ func (w *worker) run() {
 		if err != nil {
 			return
 		}
+		w.fetchAt = time.Now()
 		w.f.m.records.Add(float64(len(offsets)))
 		w.fetched(high, offsets[0])
 		if w.f.cfg.Plant == PlantCommitEarly {
@@ -171,6 +173,9 @@ func (w *worker) decode(offset int64, value []byte) record {
 		r.message, r.membership = nil, nil
 	case r.message != nil:
 		r.message.Offset = offset
+		if st := r.message.Stamps; st != nil {
+			st.FanoutInUs = w.fetchAt.UnixMicro()
+		}
 	}
 	return r
 }

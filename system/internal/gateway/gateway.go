@@ -76,9 +76,12 @@ type Config struct {
 	// connect from, "*" for any. Requests without the header, and those from
 	// the gateway's own host, are always allowed.
 	AllowedOrigins []string
-	Limits         Limits
-	Log            *slog.Logger
-	Metrics        prometheus.Registerer
+	// StampEvery: one in so many sends is stamped at each stage of its way
+	// (wire.Stamps); below 0 none is. [16]
+	StampEvery int
+	Limits     Limits
+	Log        *slog.Logger
+	Metrics    prometheus.Registerer
 }
 
 // Gateway is one gateway instance.
@@ -123,6 +126,9 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	if cfg.Sessions == nil {
 		cfg.Sessions = nowhere{}
+	}
+	if cfg.StampEvery == 0 {
+		cfg.StampEvery = stampEvery
 	}
 	now := time.Now()
 	g := &Gateway{

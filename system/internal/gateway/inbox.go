@@ -365,9 +365,13 @@ func (l *inboxLink) handle(first *rpc.OwnerBatch, batches <-chan *rpc.OwnerBatch
 func (l *inboxLink) apply(b *rpc.OwnerBatch, dirty []*conn) []*conn {
 	g := l.g
 	for _, o := range b.GetOut() {
-		kind := frameKind(o.GetFrame())
+		frame := o.GetFrame()
+		if o.GetStamped() {
+			frame = wire.WithStamps(frame, &wire.Stamps{GatewayOutUs: time.Now().UnixMicro()})
+		}
+		kind := frameKind(frame)
 		shared := sharedFrame{g: g, kind: kind,
-			proto: wire.AppendServerMessage(make([]byte, 0, wire.ServerHeaderLen(len(o.GetFrame()))+len(o.GetFrame())), wire.OpBinary, o.GetFrame())}
+			proto: wire.AppendServerMessage(make([]byte, 0, wire.ServerHeaderLen(len(frame))+len(frame)), wire.OpBinary, frame)}
 		sent := 0
 		for _, id := range o.GetConns() {
 			c := g.table.get(id)
@@ -376,7 +380,7 @@ func (l *inboxLink) apply(b *rpc.OwnerBatch, dirty []*conn) []*conn {
 			}
 			m := shared.in(c.format)
 			if kind == kindCurrent {
-				m = l.current(c, o.GetFrame(), m)
+				m = l.current(c, frame, m)
 			}
 			if m == nil {
 				continue

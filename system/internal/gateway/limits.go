@@ -79,6 +79,8 @@ const (
 	// settleTimeout is how long a stopping gateway waits for inbox instances to
 	// take the last of what it has to say.
 	settleTimeout = time.Second
+	// stampEvery is the default of Config.StampEvery.
+	stampEvery = 16
 	// retryAfterMS is what a refused send is told to wait.
 	retryAfterMS = 200
 )

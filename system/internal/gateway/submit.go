@@ -56,7 +56,11 @@ func (l *messageLink) submit(c *conn, s *wire.Send) string {
 	}
 	l.next++
 	l.refs[l.next] = sendRef{conn: c.id, clientMsgID: s.GetClientMsgId()}
-	l.queue = append(l.queue, &rpc.Submission{Ref: l.next, User: c.user, Device: c.device, Send: s})
+	item := &rpc.Submission{Ref: l.next, User: c.user, Device: c.device, Send: s}
+	if every := l.g.cfg.StampEvery; every > 0 && l.next%uint64(every) == 0 {
+		item.ReceivedUs = time.Now().UnixMicro()
+	}
+	l.queue = append(l.queue, item)
 	l.queueBytes += len(s.GetBody())
 	first := len(l.queue) == 1
 	l.mu.Unlock()

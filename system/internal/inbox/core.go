@@ -74,6 +74,7 @@ type Outbound struct {
 	Frame   []byte
 	Conns   []uint64
 	Deliver bool
+	Stamped bool // it has stamps, and lacks those from here on
 }
 
 // Kick closes a connection of a gateway.
@@ -433,7 +434,7 @@ func (c *Core) appendDirect(it *Item) {
 			it.live++
 			c.deliver(s, entry{msg: it.Msg, seq: seq})
 			c.eff.Frames = append(c.eff.Frames, Outbound{Gateway: s.gateway, Frame: it.Msg.frameWithSeq(seq),
-				Conns: []uint64{s.conn}, Deliver: true})
+				Conns: []uint64{s.conn}, Deliver: true, Stamped: it.Msg.stamped})
 		}
 	}
 	c.answer(it, wire.Code_CODE_UNSPECIFIED)
@@ -503,7 +504,7 @@ func (c *Core) frameTo(first int, s *session, m *Message) {
 			return
 		}
 	}
-	c.eff.Frames = append(c.eff.Frames, Outbound{Gateway: s.gateway, Frame: m.frame, Conns: []uint64{s.conn}, Deliver: true})
+	c.eff.Frames = append(c.eff.Frames, Outbound{Gateway: s.gateway, Frame: m.frame, Conns: []uint64{s.conn}, Deliver: true, Stamped: m.stamped})
 }
 
 // drops is the planted bug "drop".

@@ -8,6 +8,7 @@ import (
 
 	"throng/system/internal/rpc"
 	"throng/system/placement"
+	"throng/system/wire"
 )
 
 const (
@@ -446,6 +447,9 @@ func (l *loop) send(frames []Outbound, kicks []Kick) {
 		f := &frames[i]
 		if g := l.gateways[f.Gateway]; g != nil {
 			slab[i].Frame, slab[i].Conns, slab[i].Deliver = f.Frame, f.Conns, f.Deliver
+			if f.Stamped {
+				slab[i].Frame, slab[i].Stamped = wire.WithStamps(f.Frame, &wire.Stamps{InboxOutUs: time.Now().UnixMicro()}), true
+			}
 			g.out = append(g.out, &slab[i])
 		}
 	}

@@ -28,6 +28,9 @@ type Message struct {
 	// of it that is stored.
 	frame   []byte
 	Deliver []byte
+	// stamped: it is one of those that get a time at each stage. The stamps so
+	// far are part of Deliver, so that they outlast a detour through a row.
+	stamped bool
 }
 
 // NewMessage encodes an envelope. An id that is not 16 bytes is an error.
@@ -36,7 +39,7 @@ func NewMessage(e *rpc.Envelope) (*Message, error) {
 		return nil, fmt.Errorf("inbox: message id of %d bytes, want 16", len(e.GetMessageId()))
 	}
 	d := wire.Deliver{MessageId: e.MessageId, Group: e.Group, From: e.From, FromDevice: e.FromDevice, Seq: e.Seq,
-		Kind: e.Kind, Body: e.Body, AcceptedMs: e.AcceptedMs, Offset: e.Offset, About: e.About}
+		Kind: e.Kind, Body: e.Body, AcceptedMs: e.AcceptedMs, Offset: e.Offset, About: e.About, Stamps: e.Stamps}
 	n := d.SizeVT()
 	frame := appendDeliverHeader(make([]byte, 0, n+8), n)
 	h := len(frame)
@@ -45,7 +48,7 @@ func NewMessage(e *rpc.Envelope) (*Message, error) {
 		return nil, fmt.Errorf("inbox: encode message: %w", err)
 	}
 	return &Message{ID: [16]byte(e.MessageId), Group: e.Group, From: e.From, FromDevice: e.FromDevice, Seq: e.Seq,
-		frame: frame, Deliver: frame[h:]}, nil
+		frame: frame, Deliver: frame[h:], stamped: e.Stamps != nil}, nil
 }
 
 // storedMessage reads back what a row holds.
@@ -54,7 +57,8 @@ func storedMessage(deliver []byte) (*Message, error) {
 	if err := d.UnmarshalVT(deliver); err != nil {
 		return nil, fmt.Errorf("inbox: stored message: %w", err)
 	}
-	m := &Message{Group: d.Group, From: d.From, FromDevice: d.FromDevice, Seq: d.Seq, Deliver: deliver}
+	m := &Message{Group: d.Group, From: d.From, FromDevice: d.FromDevice, Seq: d.Seq, Deliver: deliver,
+		stamped: d.Stamps != nil}
 	copy(m.ID[:], d.MessageId)
 	return m, nil
 }

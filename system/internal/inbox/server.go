@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -70,6 +71,9 @@ func (in *Inbox) append(ctx context.Context, as *appendStream, b *rpc.AppendBatc
 	for i, it := range b.Items {
 		c := &calls[i]
 		c.stream, c.ref = as, it.Ref
+		if st := it.Message.GetStamps(); st != nil {
+			st.InboxInUs = time.Now().UnixMicro()
+		}
 		msg, err := NewMessage(it.Message)
 		if err != nil {
 			return status.Error(codes.InvalidArgument, err.Error())

@@ -125,8 +125,10 @@ type gateway struct {
 
 	mu     sync.Mutex
 	frames map[uint64][]*wire.Frame
-	kicks  map[uint64]uint32
-	ended  bool
+	// stamped holds the bodies of the frames that the gateway is to stamp.
+	stamped map[uint64][]string
+	kicks   map[uint64]uint32
+	ended   bool
 }
 
 func (o *owner) gateway(name string) *gateway {
@@ -135,7 +137,7 @@ func (o *owner) gateway(name string) *gateway {
 	if err != nil {
 		o.t.Fatal(err)
 	}
-	g := &gateway{t: o.t, stream: stream, frames: map[uint64][]*wire.Frame{}, kicks: map[uint64]uint32{}}
+	g := &gateway{t: o.t, stream: stream, frames: map[uint64][]*wire.Frame{}, stamped: map[uint64][]string{}, kicks: map[uint64]uint32{}}
 	g.send(&rpc.GatewayBatch{Hello: &rpc.GatewayHello{Gateway: name, Incarnation: 1}})
 	first, err := stream.Recv()
 	if err != nil {
@@ -163,6 +165,9 @@ func (g *gateway) receive() {
 			}
 			for _, c := range o.Conns {
 				g.frames[c] = append(g.frames[c], f)
+				if o.Stamped {
+					g.stamped[c] = append(g.stamped[c], string(f.GetDeliver().GetBody()))
+				}
 			}
 		}
 		for _, k := range b.Kicks {

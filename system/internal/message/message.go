@@ -276,6 +276,9 @@ func (s *Service) checked(sub *submission, code wire.Code) {
 		return
 	}
 	group := sub.conv.key.to.Group
+	if st := sub.env.Stamps; st != nil {
+		st.LoggedUs = time.Now().UnixMicro()
+	}
 	value, err := (&rpc.GroupRecord{Kind: &rpc.GroupRecord_Message{Message: sub.env}}).MarshalVT()
 	if err != nil { // cannot be: the fields come from a decoded message
 		s.cfg.Log.Error("encode a record", "err", err)

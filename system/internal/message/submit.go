@@ -183,6 +183,9 @@ func (s *Service) enqueue(sh *shard, c *conversation, item *rpc.Submission, to w
 		},
 		waiters: []waiter{to},
 	}
+	if item.ReceivedUs != 0 {
+		sub.env.Stamps = &wire.Stamps{GatewayInUs: item.ReceivedUs, MessageInUs: now.UnixMicro()}
+	}
 	if s.cfg.Plant == PlantAckEarly {
 		s.sent(to, c.key, sub.seq, sub.msg, now)
 		sub.waiters = nil
