@@ -43,6 +43,29 @@ func IDOf(user uint64, device uint32, clientMsgID uint64) MessageID {
 	return MessageID(h[:16])
 }
 
+// GroupIDOf returns the id of the group that a device's ACTION_CREATE with
+// requestID makes: a retry is about the same group. The highest bit is set;
+// groups with ids of somebody else's choice should leave it alone.
+func GroupIDOf(user uint64, device uint32, requestID uint64) uint64 {
+	id := hashOf("group", user, uint64(device), requestID)
+	return binary.LittleEndian.Uint64(id[:]) | 1<<63
+}
+
+// SystemIDOf returns the message id of the system message that says what a
+// version of a group changed.
+func SystemIDOf(group, version uint64) MessageID { return hashOf("system", group, version) }
+
+// hashOf is the first 16 bytes of SHA-256 over what the id is of and numbers;
+// what, and so the length, differs from that of IDOf.
+func hashOf(what string, numbers ...uint64) MessageID {
+	b := []byte(what)
+	for _, n := range numbers {
+		b = binary.LittleEndian.AppendUint64(b, n)
+	}
+	h := sha256.Sum256(b)
+	return MessageID(h[:16])
+}
+
 // Conversation names a conversation from the point of view of one side: the
 // other user of a direct one, or the group. Exactly one field is not zero. It
 // can be a map key.

@@ -11,7 +11,7 @@ import (
 	"throng/system/wire"
 )
 
-// changeTimeout bounds how long Change waits for its place in the log.
+// changeTimeout bounds how long a change waits for its place in the log.
 const changeTimeout = 15 * time.Second
 
 var errInvalid = errors.New("group: invalid request")
@@ -32,43 +32,73 @@ func (s *Service) change(ctx context.Context, req *wire.MembershipChange) (*wire
 	if err := validateChange(req); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, changeTimeout)
-	defer cancel()
 	if owner := s.owner(req.Group); owner != s.cfg.Instance {
+		ctx, cancel := context.WithTimeout(ctx, changeTimeout)
+		defer cancel()
 		return s.peers[owner].Change(ctx, req)
 	}
-	// Listen before the change can be in the log.
-	w := s.relay.listen(req.Group)
-	defer s.relay.leave(w)
-	version, changed, err := s.cfg.Store.Change(ctx, req.Group, req.Add, req.Remove, MaxMembers,
-		func(version uint64, add, remove []uint64) ([]byte, error) {
-			return (&rpc.GroupRecord{Kind: &rpc.GroupRecord_Membership{Membership: &rpc.Membership{
-				Group: req.Group, Version: version, Add: add, Remove: remove,
-			}}}).MarshalVT()
-		})
+	_, p, err := s.edit(ctx, req.Group, Request{}, func(before *State) (*wire.GroupChange, error) {
+		return decideMembers(before, req.Add, req.Remove)
+	})
 	if err != nil {
-		return nil, fmt.Errorf("group %d: change: %w", req.Group, err)
+		return nil, err
 	}
+	return &wire.MembershipResult{Version: p.Version, Offset: p.Offset}, nil
+}
+
+// edit makes the next version of a group this instance looks after, or none
+// where decide says so, and waits until the current version is in the log. It
+// returns that version and its position. Errors of decide come as they are.
+func (s *Service) edit(ctx context.Context, id uint64, by Request, decide func(*State) (*wire.GroupChange, error)) (*State, Position, error) {
+	ctx, cancel := context.WithTimeout(ctx, changeTimeout)
+	defer cancel()
+	// Listen before the change can be in the log.
+	w := s.relay.listen(id)
+	defer s.relay.leave(w)
+	var after *State
+	changed := false
+	err := s.cfg.Store.Update(ctx, id, by, func(before *State) (*Edit, error) {
+		after, changed = before, false
+		change, err := decide(before)
+		if err != nil || change == nil {
+			return nil, err
+		}
+		after, changed = complete(before, change), true
+		record, err := recordOf(id, change)
+		return &Edit{Change: change, Record: record}, err
+	})
+	if err != nil {
+		return nil, Position{}, fmt.Errorf("group %d: change: %w", id, err)
+	}
+	version := after.Version
 	if changed {
 		s.m.changes.Inc()
-		s.heads.changed(req.Group)
-		s.loads.Forget(currentKey(req.Group)) // who asks from now on must not join an older load
-		s.shared.raise(ctx, req.Group, version)
+		s.heads.changed(id)
+		s.loads.Forget(currentKey(id)) // who asks from now on must not join an older load
+		s.shared.raise(ctx, id, version)
 		s.relay.wakeUp()
 	} else {
-		v, err := s.cfg.Store.Versions(ctx, req.Group, math.MaxInt64)
+		v, err := s.cfg.Store.Versions(ctx, id, math.MaxInt64)
 		if err != nil {
-			return nil, fmt.Errorf("group %d: %w", req.Group, err)
+			return nil, Position{}, fmt.Errorf("group %d: %w", id, err)
 		}
-		if v.Current >= version && v.Known {
-			return &wire.MembershipResult{Version: v.Current, Offset: v.CurrentOffset}, nil
+		version = v.Current
+		if v.Known {
+			return after, Position{Group: id, Version: version, Offset: v.CurrentOffset}, nil
 		}
 	}
 	p, err := w.await(ctx, version)
 	if err != nil {
-		return nil, fmt.Errorf("group %d: version %d is stored and will be in the log later: %w", req.Group, version, err)
+		return nil, Position{}, fmt.Errorf("group %d: version %d is stored and will be in the log later: %w", id, version, err)
 	}
-	return &wire.MembershipResult{Version: p.Version, Offset: p.Offset}, nil
+	return after, p, nil
+}
+
+// recordOf encodes a change for the group's log.
+func recordOf(id uint64, c *wire.GroupChange) ([]byte, error) {
+	return (&rpc.GroupRecord{Kind: &rpc.GroupRecord_Membership{Membership: &rpc.Membership{
+		Group: id, Version: c.Version, Add: c.Add, Remove: c.Remove, Change: c, AtMs: time.Now().UnixMilli(),
+	}}}).MarshalVT()
 }
 
 func validateChange(req *wire.MembershipChange) error {
@@ -80,8 +110,13 @@ func validateChange(req *wire.MembershipChange) error {
 	case len(req.Add)+len(req.Remove) == 0:
 		return fmt.Errorf("%w: nothing to change", errInvalid)
 	}
-	seen := make(map[uint64]struct{}, len(req.Add)+len(req.Remove))
-	for _, users := range [][]uint64{req.Add, req.Remove} {
+	return distinct(req.Add, req.Remove)
+}
+
+// distinct returns an errInvalid if a user is 0 or named twice.
+func distinct(lists ...[]uint64) error {
+	seen := map[uint64]struct{}{}
+	for _, users := range lists {
 		for _, u := range users {
 			if _, twice := seen[u]; twice || u == 0 {
 				return fmt.Errorf("%w: user %d is 0 or named twice", errInvalid, u)

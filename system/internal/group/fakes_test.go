@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -63,6 +64,13 @@ func (f *fakeLog) setFail(fail bool) {
 	f.mu.Lock()
 	f.fail = fail
 	f.mu.Unlock()
+}
+
+// changes returns the records of a partition.
+func (f *fakeLog) changes(partition int) []*rpc.Membership {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.got[partition])
 }
 
 // versions returns the versions of a group in the order of the log.

@@ -59,9 +59,41 @@ type Versions struct {
 	// CurrentOffset is the position of Current in the log, if it is known.
 	CurrentOffset int64
 	Known         bool
+	Inactive      bool // of Current
 	// At is the greatest version whose position is known and not after the
 	// offset asked for; FirstVersion if there is none.
 	At uint64
+}
+
+// State is a group in one version.
+type State struct {
+	Version                 uint64
+	Name, Description, Icon string
+	Inactive                bool
+	Members                 []Member // sorted by user
+	// Done: the request that Update was called for has been carried out before.
+	Done bool
+}
+
+// Member of a group.
+type Member struct {
+	User  uint64
+	Admin bool
+	Since uint64 // version
+}
+
+// Request names what a device asked for. An ID of 0 is nobody's request.
+type Request struct {
+	User   uint64
+	Device uint32
+	ID     uint64
+}
+
+// Edit is the next version of a group. Its change names users to add who are
+// no members, users to remove, promote and demote who are.
+type Edit struct {
+	Change *wire.GroupChange
+	Record []byte // for the outbox
 }
 
 // Position is the place of a membership change in the log.
@@ -82,13 +114,14 @@ type Store interface {
 	// Create adds the groups that do not exist, in version FirstVersion, and
 	// leaves the others as they are. It returns how many it added.
 	Create(ctx context.Context, groups []NewGroup) (int, error)
-	// Change makes the next version of a group and puts encode's record of it
-	// into the outbox, in one transaction. Users to add who are members and
-	// users to remove who are not are left out; when nothing is left, nothing
-	// changes. It returns the current version after that. Errors: ErrNoGroup,
-	// ErrTooMany (more than max members).
-	Change(ctx context.Context, group uint64, add, remove []uint64, max int,
-		encode func(version uint64, add, remove []uint64) ([]byte, error)) (version uint64, changed bool, err error)
+	// Update makes the next version of a group, in one transaction. decide is
+	// given the current one, nil if there is no such group, and returns what is
+	// to change, nil for nothing; it may be called more than once, the last call
+	// counts. Its error is returned as it is. Where there was no group, version
+	// FirstVersion is made as well, with by.User as its only member.
+	Update(ctx context.Context, group uint64, by Request, decide func(*State) (*Edit, error)) error
+	// Current returns the current version. Error: ErrNoGroup.
+	Current(ctx context.Context, group uint64) (*State, error)
 	// Versions of a group, At for an offset. Error: ErrNoGroup.
 	Versions(ctx context.Context, group uint64, offset int64) (Versions, error)
 	// Members of a group in a version, sorted.

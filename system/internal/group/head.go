@@ -13,9 +13,10 @@ import (
 // head is the current version of a group with its members, immutable but for
 // checked.
 type head struct {
-	version uint64
-	members []uint64  // sorted
-	checked time.Time // when version was last known to be current
+	version  uint64
+	inactive bool
+	members  []uint64  // sorted
+	checked  time.Time // when version was last known to be current
 }
 
 func (h *head) has(user uint64) bool {

@@ -14,7 +14,7 @@ const (
 )
 
 type metrics struct {
-	cache                        *prometheus.CounterVec
+	cache, acts                  *prometheus.CounterVec
 	checks, changes, cacheErrors prometheus.Counter
 	cached, stale                *obs.Queue
 }
@@ -25,12 +25,16 @@ func (m *metrics) register(reg prometheus.Registerer, cached int) error {
 		Name: "throng_group_cache_total", Help: "Look-ups of members by where they were found."}, []string{"tier", "result"})); err != nil {
 		return err
 	}
+	if m.acts, err = obs.Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "throng_group_acts_total", Help: "Requests of clients by action and answer."}, []string{"action", "code"})); err != nil {
+		return err
+	}
 	for _, c := range []struct {
 		to         *prometheus.Counter
 		name, help string
 	}{
 		{&m.checks, "throng_group_checks_total", "Pairs of group and user checked."},
-		{&m.changes, "throng_group_changes_total", "Membership changes made."},
+		{&m.changes, "throng_group_changes_total", "Versions made of groups."},
 		{&m.cacheErrors, "throng_group_cache_errors_total", "Operations of the shared cache that failed and were done without it."},
 	} {
 		if *c.to, err = obs.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: c.name, Help: c.help})); err != nil {

@@ -74,12 +74,8 @@ func newGroups(groups []*wire.ProvisionGroup) ([]NewGroup, error) {
 		case len(g.Name) > maxNameBytes:
 			return nil, fmt.Errorf("%w: name of group %d with %d bytes, at most %d", errInvalid, g.Group, len(g.Name), maxNameBytes)
 		}
-		seen := make(map[uint64]struct{}, len(g.Members))
-		for _, u := range g.Members {
-			if _, twice := seen[u]; twice || u == 0 {
-				return nil, fmt.Errorf("%w: member %d of group %d is 0 or named twice", errInvalid, u, g.Group)
-			}
-			seen[u] = struct{}{}
+		if err := distinct(g.Members); err != nil {
+			return nil, fmt.Errorf("group %d: %w", g.Group, err)
 		}
 		out = append(out, NewGroup{ID: g.Group, Name: g.Name, Members: g.Members})
 	}

@@ -25,7 +25,8 @@ const (
 	loadTimeout = 5 * time.Second
 )
 
-// Check implements rpc.GroupServer: for each pair, is the user a member now.
+// Check implements rpc.GroupServer: for each pair, may the user send to
+// the group now.
 func (s *Service) Check(ctx context.Context, req *rpc.CheckRequest) (*rpc.CheckResponse, error) {
 	if len(req.Groups) != len(req.Users) || len(req.Groups) > maxPairs {
 		return nil, status.Errorf(codes.InvalidArgument, "group: %d groups, %d users, at most %d", len(req.Groups), len(req.Users), maxPairs)
@@ -82,10 +83,13 @@ func (s *Service) Check(ctx context.Context, req *rpc.CheckRequest) (*rpc.CheckR
 }
 
 func membership(h *head, user uint64) wire.Code {
-	if h.has(user) {
-		return 0
+	switch {
+	case !h.has(user):
+		return wire.Code_CODE_NOT_MEMBER
+	case h.inactive:
+		return wire.Code_CODE_GROUP_INACTIVE
 	}
-	return wire.Code_CODE_NOT_MEMBER
+	return 0
 }
 
 // fresh reports whether h may be used without asking: every change of the
@@ -120,30 +124,26 @@ func (s *Service) loadCurrent(ctx context.Context, group uint64) (*head, error) 
 	now := time.Now()
 	// Who looks after the group must be exact, and a pointer can be behind when
 	// the cache was away during a change; the others may be late.
-	var version uint64
-	var ok bool
-	if !s.owns(group) {
-		version, ok = s.shared.version(ctx, group)
-	}
-	if !ok {
-		v, err := s.cfg.Store.Versions(ctx, group, math.MaxInt64)
-		if err != nil {
-			return nil, fmt.Errorf("group %d: %w", group, err)
-		}
-		version = v.Current
-		if len(s.peers) > 1 {
-			s.shared.offer(ctx, group, version)
+	if !s.owns(group) && old != nil {
+		if version, ok := s.shared.version(ctx, group); ok && version == old.version {
+			h := *old
+			h.checked = now
+			s.heads.put(group, &h, mark)
+			return &h, nil
 		}
 	}
-	h := &head{version: version, checked: now}
-	if old != nil && old.version == version {
+	v, err := s.cfg.Store.Versions(ctx, group, math.MaxInt64)
+	if err != nil {
+		return nil, fmt.Errorf("group %d: %w", group, err)
+	}
+	if len(s.peers) > 1 {
+		s.shared.offer(ctx, group, v.Current)
+	}
+	h := &head{version: v.Current, inactive: v.Inactive, checked: now}
+	if old != nil && old.version == v.Current {
 		h.members = old.members
-	} else {
-		members, err := s.membersOf(ctx, group, version)
-		if err != nil {
-			return nil, err
-		}
-		h.members = members
+	} else if h.members, err = s.membersOf(ctx, group, v.Current); err != nil {
+		return nil, err
 	}
 	s.heads.put(group, h, mark)
 	return h, nil

@@ -19,6 +19,7 @@ import (
 
 	"throng/system/internal/group"
 	"throng/system/internal/sqlstore"
+	"throng/system/wire"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -63,12 +64,44 @@ func open(t testing.TB, driver, dsn string) *Store {
 // the time.
 func newID() uint64 { return rand.Uint64() | 1 }
 
-func encode(version uint64, add, remove []uint64) ([]byte, error) {
+// addRemove is a decision as the service makes it: members to add and others
+// to remove are left out.
+func addRemove(add, remove []uint64) func(*group.State) (*group.Edit, error) {
+	return func(st *group.State) (*group.Edit, error) {
+		if st == nil {
+			return nil, group.ErrNoGroup
+		}
+		in := func(u uint64) bool {
+			return slices.ContainsFunc(st.Members, func(m group.Member) bool { return m.User == u })
+		}
+		c := &wire.GroupChange{Version: st.Version + 1,
+			Add:    slices.DeleteFunc(slices.Clone(add), in),
+			Remove: slices.DeleteFunc(slices.Clone(remove), func(u uint64) bool { return !in(u) })}
+		if len(c.Add)+len(c.Remove) == 0 {
+			return nil, nil
+		}
+		return &group.Edit{Change: c, Record: recordOf(c.Version, c.Add, c.Remove)}, nil
+	}
+}
+
+// recordOf stands for what the service puts into the outbox.
+func recordOf(version uint64, add, remove []uint64) []byte {
 	b := binary.BigEndian.AppendUint64(nil, version)
 	for _, u := range append(slices.Clone(add), remove...) {
 		b = binary.BigEndian.AppendUint64(b, u)
 	}
-	return b, nil
+	return b
+}
+
+// tryChange adds and removes, and reports whether that made a version.
+func tryChange(s *Store, id uint64, add, remove []uint64) (changed bool, err error) {
+	decide := addRemove(add, remove)
+	err = s.Update(context.Background(), id, group.Request{}, func(st *group.State) (*group.Edit, error) {
+		e, err := decide(st)
+		changed = e != nil
+		return e, err
+	})
+	return changed && err == nil, err
 }
 
 func suite(t *testing.T, open factory) {
@@ -111,6 +144,7 @@ func suite(t *testing.T, open factory) {
 		}
 	})
 	t.Run("ChangeMakesVersions", func(t *testing.T) { testChange(t, open(t, "change")) })
+	t.Run("ClientsChange", func(t *testing.T) { testClients(t, open(t, "clients")) })
 	t.Run("Outbox", func(t *testing.T) { testOutbox(t, open(t, "outbox")) })
 	t.Run("ConcurrentChanges", func(t *testing.T) { testConcurrent(t, open(t, "concurrent")) })
 	t.Run("LikeTheModel", func(t *testing.T) { testModel(t, open(t, "model")) })
@@ -138,25 +172,17 @@ func testChange(t *testing.T, s *Store) {
 	wantMembers(t, s, id, 1, 1, 2, 3)
 	wantMembers(t, s, id, 2, 2, 3, 4)
 	wantMembers(t, s, id, 3, 1, 2, 3, 4)
-	v, changed, err := s.Change(t.Context(), id, []uint64{1}, []uint64{77}, 10, encode)
-	if err != nil || changed || v != 3 {
-		t.Fatalf("nothing to change: version %d, changed %v, %v", v, changed, err)
+	if changed, err := tryChange(s, id, []uint64{1}, []uint64{77}); err != nil || changed {
+		t.Fatalf("nothing to change: changed %v, %v", changed, err)
 	}
-	if _, _, err := s.Change(t.Context(), id, []uint64{5, 6}, nil, 5, encode); !errors.Is(err, group.ErrTooMany) {
-		t.Fatalf("6 members of at most 5: %v", err)
-	}
-	if _, _, err := s.Change(t.Context(), id, []uint64{5, 6}, []uint64{1}, 5, encode); err != nil {
-		t.Fatalf("5 members of at most 5: %v", err)
-	}
-	if _, _, err := s.Change(t.Context(), newID(), []uint64{5}, nil, 5, encode); !errors.Is(err, group.ErrNoGroup) {
+	if _, err := tryChange(s, newID(), []uint64{5}, nil); !errors.Is(err, group.ErrNoGroup) {
 		t.Fatalf("change of no group: %v", err)
 	}
 	boom := errors.New("boom")
-	_, _, err = s.Change(t.Context(), id, []uint64{8}, nil, 50, func(uint64, []uint64, []uint64) ([]byte, error) { return nil, boom })
-	if !errors.Is(err, boom) {
-		t.Fatalf("failed encoding: %v", err)
+	if err := s.Update(t.Context(), id, group.Request{}, func(*group.State) (*group.Edit, error) { return nil, boom }); err != boom {
+		t.Fatalf("failed decision: %v", err)
 	}
-	if v, err := s.Versions(t.Context(), id, 0); err != nil || v.Current != 4 {
+	if v, err := s.Versions(t.Context(), id, 0); err != nil || v.Current != 3 {
 		t.Fatalf("versions %+v, %v: a failed change left something", v, err)
 	}
 }
@@ -173,7 +199,7 @@ func testOutbox(t *testing.T, s *Store) {
 	if len(got) != 4 || !slices.IsSortedFunc(got, func(x, y group.Pending) int { return int(x.Version) - int(y.Version) }) {
 		t.Fatalf("outbox of a: %v", got)
 	}
-	if want, _ := encode(2, []uint64{2}, nil); !slices.Equal(got[0].Record, want) {
+	if want := recordOf(2, []uint64{2}, nil); !slices.Equal(got[0].Record, want) {
 		t.Fatalf("record %x, want %x", got[0].Record, want)
 	}
 	if len(pendingOf(t, s, b)) != 1 {
@@ -222,7 +248,7 @@ func testConcurrent(t *testing.T, s *Store) {
 			for j := range 5 {
 				for {
 					// MySQL may pick one of two as the victim of a deadlock.
-					if _, _, err := s.Change(context.Background(), id, []uint64{uint64(100 + 10*i + j)}, nil, 1000, encode); err == nil {
+					if _, err := tryChange(s, id, []uint64{uint64(100 + 10*i + j)}, nil); err == nil {
 						break
 					}
 				}
@@ -255,7 +281,7 @@ func testModel(t *testing.T, s *Store) {
 		for range rapid.IntRange(1, 8).Draw(rt, "changes") {
 			add := users.Draw(rt, "add")
 			remove := slices.DeleteFunc(users.Draw(rt, "remove"), func(u uint64) bool { return slices.Contains(add, u) })
-			_, changed, err := s.Change(context.Background(), id, add, remove, 1000, encode)
+			changed, err := tryChange(s, id, add, remove)
 			if err != nil {
 				rt.Fatal(err)
 			}
@@ -299,11 +325,14 @@ func create(t *testing.T, s *Store, id uint64, members ...uint64) {
 
 func change(t *testing.T, s *Store, id uint64, add, remove []uint64) uint64 {
 	t.Helper()
-	v, changed, err := s.Change(t.Context(), id, add, remove, 1000, encode)
-	if err != nil || !changed {
+	if changed, err := tryChange(s, id, add, remove); err != nil || !changed {
 		t.Fatalf("changed %v, %v", changed, err)
 	}
-	return v
+	v, err := s.Versions(t.Context(), id, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v.Current
 }
 
 func wantMembers(t *testing.T, s *Store, id, version uint64, want ...uint64) {

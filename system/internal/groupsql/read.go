@@ -13,18 +13,18 @@ import (
 
 // Versions implements group.Store.
 func (s *Store) Versions(ctx context.Context, id uint64, offset int64) (group.Versions, error) {
-	rows, err := s.db.Query(ctx, `SELECT g.version,
+	rows, err := s.db.Query(ctx, `SELECT g.version, g.inactive,
   (SELECT c.log_offset FROM chat_change c WHERE c.group_id = g.group_id AND c.version = g.version),
   (SELECT MAX(c.version) FROM chat_change c WHERE c.group_id = g.group_id AND c.log_offset <= ?)
 FROM chat_group g WHERE g.group_id = ?`, offset, int64(id))
 	if err != nil {
 		return group.Versions{}, fmt.Errorf("groupsql: versions: %w", err)
 	}
-	var current int64
+	var current, inactive int64
 	var position, at sql.NullInt64
 	found := rows.Next()
 	if found {
-		err = rows.Scan(&current, &position, &at)
+		err = rows.Scan(&current, &inactive, &position, &at)
 	}
 	if err = errors.Join(err, rows.Close()); err != nil {
 		return group.Versions{}, fmt.Errorf("groupsql: versions: %w", err)
@@ -32,7 +32,8 @@ FROM chat_group g WHERE g.group_id = ?`, offset, int64(id))
 	if !found {
 		return group.Versions{}, group.ErrNoGroup
 	}
-	v := group.Versions{Current: uint64(current), CurrentOffset: position.Int64, Known: position.Valid, At: group.FirstVersion}
+	v := group.Versions{Current: uint64(current), CurrentOffset: position.Int64, Known: position.Valid,
+		At: group.FirstVersion, Inactive: inactive != 0}
 	if v.Current == group.FirstVersion {
 		v.CurrentOffset, v.Known = -1, true
 	}

@@ -2,7 +2,6 @@ package groupsql
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"throng/system/internal/group"
@@ -32,17 +31,24 @@ func (s *Store) Create(ctx context.Context, groups []group.NewGroup) (int, error
 		if err != nil {
 			return err
 		}
-		var pairs []any
+		var owners, others []any
 		for _, g := range fresh {
-			for _, u := range g.Members {
-				pairs = append(pairs, int64(g.ID), int64(u))
+			owners = append(owners, int64(g.ID), int64(g.Members[0]))
+			for _, u := range g.Members[1:] {
+				others = append(others, int64(g.ID), int64(u))
 			}
 		}
-		return chunks(len(pairs)/2, func(from, to int) error {
-			_, err := tx.Exec(ctx, "INSERT INTO chat_member (group_id, user_id, joined_version, left_version) VALUES "+
-				sqlstore.List(to-from, "(?,?,1,0)"), pairs[2*from:2*to]...)
+		insert := func(pairs []any, row string) error {
+			return chunks(len(pairs)/2, func(from, to int) error {
+				_, err := tx.Exec(ctx, "INSERT INTO chat_member (group_id, user_id, joined_version, left_version, admin) VALUES "+
+					sqlstore.List(to-from, row), pairs[2*from:2*to]...)
+				return err
+			})
+		}
+		if err := insert(owners, "(?,?,1,0,1)"); err != nil {
 			return err
-		})
+		}
+		return insert(others, "(?,?,1,0,0)")
 	})
 	if err != nil {
 		return 0, fmt.Errorf("groupsql: create: %w", err)
@@ -76,103 +82,6 @@ func missing(ctx context.Context, tx *sqlstore.Tx, groups []group.NewGroup) ([]g
 		}
 	}
 	return fresh, nil
-}
-
-// Change implements group.Store.
-func (s *Store) Change(ctx context.Context, id uint64, add, remove []uint64, limit int,
-	encode func(version uint64, add, remove []uint64) ([]byte, error),
-) (version uint64, changed bool, err error) {
-	err = s.db.Tx(ctx, func(tx *sqlstore.Tx) error {
-		version, changed = 0, false
-		versions, err := numbers(tx.Query(ctx, "SELECT version FROM chat_group WHERE group_id = ?"+s.lock, int64(id)))
-		if err != nil {
-			return err
-		}
-		if len(versions) == 0 {
-			return group.ErrNoGroup
-		}
-		version = versions[0]
-		current, err := numbers(tx.Query(ctx, "SELECT user_id FROM chat_member WHERE group_id = ? AND left_version = 0", int64(id)))
-		if err != nil {
-			return err
-		}
-		joining, leaving := effective(current, add, remove)
-		if len(joining)+len(leaving) == 0 {
-			return nil
-		}
-		if len(current)+len(joining)-len(leaving) > limit {
-			return group.ErrTooMany
-		}
-		version, changed = version+1, true
-		record, err := encode(version, joining, leaving)
-		if err != nil {
-			return err
-		}
-		return write(ctx, tx, group.Pending{Group: id, Version: version, Record: record}, joining, leaving)
-	})
-	if errors.Is(err, group.ErrNoGroup) || errors.Is(err, group.ErrTooMany) {
-		return 0, false, err
-	}
-	if err != nil {
-		return 0, false, fmt.Errorf("groupsql: change: %w", err)
-	}
-	return version, changed, nil
-}
-
-// effective leaves out who is a member already, or is none.
-func effective(current, add, remove []uint64) (joining, leaving []uint64) {
-	member := make(map[uint64]bool, len(current))
-	for _, u := range current {
-		member[u] = true
-	}
-	for _, u := range add {
-		if !member[u] {
-			joining = append(joining, u)
-		}
-	}
-	for _, u := range remove {
-		if member[u] {
-			leaving = append(leaving, u)
-		}
-	}
-	return joining, leaving
-}
-
-// write stores a change.
-func write(ctx context.Context, tx *sqlstore.Tx, p group.Pending, joining, leaving []uint64) error {
-	id, version := int64(p.Group), int64(p.Version)
-	err := chunks(len(leaving), func(from, to int) error {
-		args := []any{version, id}
-		for _, u := range leaving[from:to] {
-			args = append(args, int64(u))
-		}
-		_, err := tx.Exec(ctx, "UPDATE chat_member SET left_version = ? WHERE group_id = ? AND left_version = 0 AND user_id IN ("+
-			sqlstore.List(to-from, "?")+")", args...)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	err = chunks(len(joining), func(from, to int) error {
-		args := make([]any, 0, 3*(to-from))
-		for _, u := range joining[from:to] {
-			args = append(args, id, int64(u), version)
-		}
-		_, err := tx.Exec(ctx, "INSERT INTO chat_member (group_id, user_id, joined_version, left_version) VALUES "+
-			sqlstore.List(to-from, "(?,?,?,0)"), args...)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	if _, err := tx.Exec(ctx, "UPDATE chat_group SET version = ? WHERE group_id = ?", version, id); err != nil {
-		return err
-	}
-	if _, err := tx.Exec(ctx, "INSERT INTO chat_change (group_id, version) VALUES (?, ?)", id, version); err != nil {
-		return err
-	}
-	_, err = tx.Exec(ctx, "INSERT INTO chat_outbox (group_id, version, record) VALUES (?, ?, ?)", id, version, p.Record)
-	return err
 }
 
 // Settle implements group.Outbox.
