@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"throng/system/internal/kafka"
 	"throng/system/internal/sqlstore"
 	"throng/system/wire"
 )
@@ -77,7 +78,12 @@ type InboxInstance struct {
 type Kafka struct {
 	Brokers []string `json:"brokers"`
 	Topic   string   `json:"topic"`
-	// Partitions of Topic. Fixed for life: a group's log is in one of them.
+	// Layout is "hashed" (default), one Topic in which each group's log is in
+	// the partition that its id hashes to, or "topic-per-group", where Topic is
+	// the prefix of their names. Fixed for life.
+	Layout string `json:"layout,omitempty"`
+	// Partitions of Topic. Fixed for life: a group's log is in one of them. With
+	// a topic for each group, the number of produce requests at a time.
 	Partitions int `json:"partitions"`
 	// Replication of Topic where it does not exist yet; 0 means 1.
 	Replication int `json:"replication,omitempty"`
@@ -175,6 +181,9 @@ func (c *Config) Check() error {
 	}
 	if c.Kafka.Topic == "" {
 		bad("kafka.topic", "missing")
+	}
+	if l := kafka.Layout(c.Kafka.Layout); l != "" && !slices.Contains(kafka.Layouts(), l) {
+		bad("kafka.layout", "%q: allowed are %v", l, kafka.Layouts())
 	}
 	if c.Kafka.Partitions < 1 || c.Kafka.Partitions > maxPartitions {
 		bad("kafka.partitions", "%d is not in 1..%d", c.Kafka.Partitions, maxPartitions)

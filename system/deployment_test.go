@@ -94,11 +94,15 @@ type deployment struct {
 	in  *infrastructure
 }
 
-// startAll runs every role in this process.
-func startAll(t *testing.T, n counts) *deployment {
+// startAll runs every role in this process, with what edit changes of the
+// topology.
+func startAll(t *testing.T, n counts, edit ...func(*system.Config)) *deployment {
 	t.Helper()
 	in := startInfrastructure(t)
 	cfg := in.topology(t, n, func() string { return "127.0.0.1:0" })
+	for _, f := range edit {
+		f(&cfg)
+	}
 	log := &logs{}
 	p, err := system.Start(t.Context(), cfg, system.All, 0, log)
 	if err != nil {

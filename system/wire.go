@@ -155,7 +155,7 @@ func (c consumer) Run(ctx context.Context, handle func(context.Context, fanout.P
 
 func (m *maker) fanout() (runner, error) {
 	c, err := kafka.NewConsumer(kafka.ConsumerConfig{
-		Brokers: m.Kafka.Brokers, Topic: m.Kafka.Topic, Group: m.Kafka.Topic + "-fanout",
+		Brokers: m.Kafka.Brokers, Topic: m.Kafka.Topic, Layout: kafka.Layout(m.Kafka.Layout), Group: m.Kafka.Topic + "-fanout",
 		ClientID: fmt.Sprintf("throng-fanout-%d", m.i),
 		Log:      m.log, Metrics: m.reg,
 	})
@@ -190,8 +190,12 @@ func (m *maker) group() (runner, error) {
 	if err != nil {
 		return nil, err
 	}
+	topics, err := m.topics()
+	if err != nil {
+		return nil, err
+	}
 	svc, err := group.New(group.Config{
-		Instance: m.i, Key: m.key, Store: store, Cache: cache,
+		Instance: m.i, Key: m.key, Store: store, Cache: cache, Topics: topics,
 		Producer: producer, Partitions: m.Kafka.Partitions, Inboxes: m.inboxAddrs(), Groups: m.groupAddrs(),
 		Log: m.log, Metrics: m.reg,
 	})
@@ -246,7 +250,7 @@ func (m *maker) closes(f func() error) { m.made.close = append(m.made.close, f) 
 // producer opens a producer to the groups' topic, closed after the role.
 func (m *maker) producer() (*kafka.Producer, error) {
 	p, err := kafka.NewProducer(kafka.ProducerConfig{
-		Brokers: m.Kafka.Brokers, Topic: m.Kafka.Topic, Partitions: m.Kafka.Partitions,
+		Brokers: m.Kafka.Brokers, Topic: m.Kafka.Topic, Layout: kafka.Layout(m.Kafka.Layout), Partitions: m.Kafka.Partitions,
 		Log: m.log, Metrics: m.reg,
 	})
 	if err != nil {
@@ -254,6 +258,19 @@ func (m *maker) producer() (*kafka.Producer, error) {
 	}
 	m.closes(func() error { p.Close(); return nil })
 	return p, nil
+}
+
+// topics makes the topics of new groups, nil where they share one.
+func (m *maker) topics() (group.Topics, error) {
+	if kafka.Layout(m.Kafka.Layout) != kafka.TopicPerGroup {
+		return nil, nil
+	}
+	t, err := kafka.NewTopics(m.Kafka.Brokers, m.Kafka.Topic, m.Kafka.Replication, m.reg)
+	if err != nil {
+		return nil, err
+	}
+	m.closes(func() error { t.Close(); return nil })
+	return t, nil
 }
 
 // topicChecked runs a role that uses the groups' topic, and meanwhile makes
@@ -266,6 +283,9 @@ type topicChecked struct {
 
 func (m *maker) needsTopic(r runner) runner {
 	k := m.Kafka
+	if kafka.Layout(k.Layout) == kafka.TopicPerGroup {
+		return r // topics come with their groups
+	}
 	return &topicChecked{runner: r, ensure: func(ctx context.Context) error {
 		return kafka.EnsureTopic(ctx, k.Brokers, k.Topic, k.Partitions, max(k.Replication, 1))
 	}}

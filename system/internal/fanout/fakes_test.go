@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -107,7 +108,7 @@ type fakePartition struct {
 	gen  context.Context
 }
 
-func (p *fakePartition) ID() int { return p.id }
+func (p *fakePartition) Name() string { return strconv.Itoa(p.id) }
 
 func (p *fakePartition) Fetch(ctx context.Context) ([]int64, [][]byte, int64, error) {
 	defer context.AfterFunc(ctx, func() {

@@ -43,7 +43,7 @@ const drainTimeout = 3 * time.Second
 // the partition has, and fails only when its context ends. Commit says that
 // everything before next is done; it does not block.
 type Partition interface {
-	ID() int
+	Name() string
 	Fetch(ctx context.Context) (offsets []int64, values [][]byte, high int64, err error)
 	Commit(next int64)
 }

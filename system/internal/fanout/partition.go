@@ -65,7 +65,7 @@ func (f *Fanout) handle(ctx context.Context, part Partition) {
 		f: f, part: part, ctx: ctx, groups: groups, batches: make([][]rpc.Appendee, len(f.appenders)),
 		room: make(chan struct{}, 1), applying: map[uint64]uint64{},
 	}
-	log := f.cfg.Log.With("partition", part.ID())
+	log := f.cfg.Log.With("partition", part.Name())
 	log.Debug("partition taken")
 	f.m.partitions.Inc()
 	defer f.m.partitions.Dec()
@@ -183,7 +183,7 @@ func (w *worker) decode(offset int64, value []byte) record {
 // poison counts a record that cannot be handled; it must not stop the others.
 func (w *worker) poison(offset int64, why string) {
 	w.f.m.poison.Inc()
-	w.f.cfg.Log.Error("record skipped", "partition", w.part.ID(), "offset", offset, "reason", why)
+	w.f.cfg.Log.Error("record skipped", "partition", w.part.Name(), "offset", offset, "reason", why)
 }
 
 // add notes a record in flight, in log order.
@@ -379,7 +379,7 @@ func (w *worker) call(ctx context.Context, group uint64, do func(context.Context
 			return err
 		}
 		w.f.m.groupErrors.Inc()
-		w.f.cfg.Log.Warn("group service, will go on trying", "partition", w.part.ID(), "group", group, "err", err)
+		w.f.cfg.Log.Warn("group service, will go on trying", "partition", w.part.Name(), "group", group, "err", err)
 		if !sleep(ctx, wait) {
 			return err
 		}

@@ -155,6 +155,12 @@ type Cache interface {
 	Lock(ctx context.Context, group, version uint64) (bool, error)
 }
 
+// Topics makes what the log of a new group is kept in.
+type Topics interface {
+	// Ensure returns when all of the groups have it.
+	Ensure(ctx context.Context, groups []uint64) error
+}
+
 // Producer appends a record to a partition; see message.Producer.
 type Producer interface {
 	Produce(partition int, group uint64, value []byte, done func(offset int64, err error)) error
@@ -165,7 +171,8 @@ type Config struct {
 	Instance   int
 	Key        wire.Key // of the tokens of the provisioning API
 	Store      Store
-	Cache      Cache // nil: none
+	Cache      Cache  // nil: none
+	Topics     Topics // nil: the log has room for every group
 	Producer   Producer
 	Partitions int
 	Inboxes    []string // addresses of all inbox instances, by index

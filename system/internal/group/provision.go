@@ -50,7 +50,7 @@ func (s *Service) provision(ctx context.Context, p *wire.Provision) (*wire.Provi
 				members += len(groups[n].Members)
 				n++
 			}
-			if _, err := s.cfg.Store.Create(ctx, groups[:n]); err != nil {
+			if err := s.create(ctx, groups[:n]); err != nil {
 				return fmt.Errorf("group: create %d groups: %w", n, err)
 			}
 			groups = groups[n:]
@@ -61,6 +61,22 @@ func (s *Service) provision(ctx context.Context, p *wire.Provision) (*wire.Provi
 		return nil, err
 	}
 	return &wire.ProvisionResult{Users: uint64(len(p.Users)), Groups: uint64(len(p.Groups))}, nil
+}
+
+// create makes groups that do not exist yet, and first the place of their logs:
+// a group that exists can be sent to.
+func (s *Service) create(ctx context.Context, groups []NewGroup) error {
+	if s.cfg.Topics != nil {
+		ids := make([]uint64, len(groups))
+		for i := range groups {
+			ids[i] = groups[i].ID
+		}
+		if err := s.cfg.Topics.Ensure(ctx, ids); err != nil {
+			return err
+		}
+	}
+	_, err := s.cfg.Store.Create(ctx, groups)
+	return err
 }
 
 func newGroups(groups []*wire.ProvisionGroup) ([]NewGroup, error) {

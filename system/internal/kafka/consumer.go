@@ -7,12 +7,16 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
+
+	"throng/system/internal/obs"
 )
 
 // ConsumerConfig says what a Consumer reads. Zero durations and sizes mean the
@@ -20,6 +24,7 @@ import (
 type ConsumerConfig struct {
 	Brokers []string
 	Topic   string
+	Layout  Layout
 	Group   string // consumer group
 	// ClientID names this consumer among those of the group, the same after a
 	// restart. When it starts it removes members of that name from the group:
@@ -42,6 +47,9 @@ type ConsumerConfig struct {
 type Consumer struct {
 	cfg                     ConsumerConfig
 	records, bytes, commits prometheus.Counter
+	topics                  prometheus.Gauge
+	joins, unassigned       prometheus.Counter
+	idleSince               atomic.Int64 // when there was an assignment last, Unix nanoseconds
 }
 
 // NewConsumer checks the configuration; nothing is connected before Run.
@@ -74,6 +82,16 @@ func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 	if c.commits, err = counter(cfg.Metrics, "throng_kafka_commits_total", "Offset commit requests."); err != nil {
 		return nil, err
 	}
+	if c.joins, err = counter(cfg.Metrics, "throng_kafka_joins_total", "Assignments of partitions received: the first one and those after each rebalance."); err != nil {
+		return nil, err
+	}
+	if c.unassigned, err = counter(cfg.Metrics, "throng_kafka_unassigned_seconds_total", "Time without an assignment, in which nothing is read."); err != nil {
+		return nil, err
+	}
+	c.topics, err = obs.Register(cfg.Metrics, prometheus.NewGauge(prometheus.GaugeOpts{Name: "throng_kafka_topics", Help: "Topics read."}))
+	if err != nil {
+		return nil, fmt.Errorf("kafka: %w", err)
+	}
 	return c, nil
 }
 
@@ -89,26 +107,54 @@ func orDefault(d, def time.Duration) time.Duration {
 // partition is taken away, and handle must then return promptly: the next
 // assignment waits for it. Whatever was given to Partition.Commit before
 // handle returned is committed. An absent broker is waited for.
+//
+// With a topic for each group, a member's list of topics is fixed when it
+// joins: a new topic makes it leave and join again, and nothing is read
+// meanwhile. The metrics say how often and for how long.
 func (c *Consumer) Run(ctx context.Context, handle func(ctx context.Context, p *Partition)) error {
-	cl, transport, err := client(c.cfg.Brokers, "throng-consumer", c.cfg.Topic)
+	cl, transport, err := client(c.cfg.Brokers, "throng-consumer", c.cfg.Topic, c.cfg.Layout)
 	if err != nil {
 		return err
 	}
 	defer transport.CloseIdleConnections()
-	if !c.waitForTopic(ctx, cl) {
+	topics := c.waitForTopics(ctx, cl, nil)
+	if ctx.Err() != nil {
 		return nil
 	}
 	if err := c.removePredecessor(ctx, cl); err != nil {
 		c.cfg.Log.Warn("what was left of a killed consumer may hold up the group until its session times out", "err", err)
 	}
+	c.idleSince.Store(time.Now().UnixNano())
+	for ctx.Err() == nil {
+		c.topics.Set(float64(len(topics)))
+		joined, cancel := context.WithCancel(ctx)
+		var watch sync.WaitGroup
+		if next := topics; c.cfg.Layout == TopicPerGroup {
+			watch.Go(func() {
+				topics = c.waitForTopics(joined, cl, next)
+				cancel()
+			})
+		}
+		err = c.member(joined, cl, topics, handle)
+		cancel()
+		watch.Wait()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// member is one membership of the consumer group, until ctx is done.
+func (c *Consumer) member(ctx context.Context, cl *kafkago.Client, topics []string, handle func(context.Context, *Partition)) error {
 	group, err := kafkago.NewConsumerGroup(kafkago.ConsumerGroupConfig{
-		ID: c.cfg.Group, Brokers: c.cfg.Brokers, Topics: []string{c.cfg.Topic},
+		ID: c.cfg.Group, Brokers: c.cfg.Brokers, Topics: topics,
 		Dialer:            &kafkago.Dialer{ClientID: c.cfg.ClientID, Timeout: 2 * time.Second},
-		GroupBalancers:    []kafkago.GroupBalancer{kafkago.RangeGroupBalancer{}},
+		GroupBalancers:    []kafkago.GroupBalancer{c.balancer()},
 		HeartbeatInterval: c.cfg.Heartbeat, SessionTimeout: c.cfg.SessionTimeout,
 		RebalanceTimeout: c.cfg.SessionTimeout, JoinGroupBackoff: 200 * time.Millisecond,
 		StartOffset: kafkago.FirstOffset, Timeout: 3 * time.Second,
-		WatchPartitionChanges: true, PartitionWatchInterval: 5 * time.Second,
+		WatchPartitionChanges: c.cfg.Layout != TopicPerGroup, PartitionWatchInterval: 5 * time.Second,
 	})
 	if err != nil {
 		return fmt.Errorf("kafka: consumer group %s: %w", c.cfg.Group, err)
@@ -134,27 +180,13 @@ func (c *Consumer) Run(ctx context.Context, handle func(ctx context.Context, p *
 			c.cfg.Log.Warn("joining the consumer group", "group", c.cfg.Group, "err", err)
 			continue
 		}
+		c.joins.Inc()
+		c.unassigned.Add(time.Since(time.Unix(0, c.idleSince.Load())).Seconds())
+		gen.Start(func(ctx context.Context) {
+			<-ctx.Done()
+			c.idleSince.Store(time.Now().UnixNano())
+		})
 		c.generation(gen, cl, &loops, handle)
-	}
-}
-
-// waitForTopic waits until the topic has partitions: a group that is joined
-// before that assigns nothing, and stays so. It returns false when ctx ends.
-func (c *Consumer) waitForTopic(ctx context.Context, cl *kafkago.Client) bool {
-	for wait := (backoff{}); ; {
-		reqCtx, cancel := context.WithTimeout(ctx, 3*time.Second)
-		res, err := cl.Metadata(reqCtx, &kafkago.MetadataRequest{Topics: []string{c.cfg.Topic}})
-		cancel()
-		if err == nil {
-			for _, t := range res.Topics {
-				if t.Name == c.cfg.Topic && t.Error == nil && len(t.Partitions) > 0 {
-					return true
-				}
-			}
-		}
-		if !wait.sleep(ctx) {
-			return false
-		}
 	}
 }
 
@@ -195,17 +227,19 @@ func (c *Consumer) generation(gen *kafkago.Generation, cl *kafkago.Client, loops
 	handle func(context.Context, *Partition),
 ) {
 	var handlers sync.WaitGroup
-	parts := make([]*Partition, 0, len(gen.Assignments[c.cfg.Topic]))
-	for _, a := range gen.Assignments[c.cfg.Topic] {
-		p := &Partition{id: a.ID, consumer: c, client: cl, next: a.Offset, committed: a.Offset, mark: a.Offset}
-		parts = append(parts, p)
-		handlers.Add(1)
-		loops.Add(1)
-		gen.Start(func(ctx context.Context) {
-			defer loops.Done()
-			defer handlers.Done()
-			handle(ctx, p)
-		})
+	var parts []*Partition
+	for topic, assigned := range gen.Assignments {
+		for _, a := range assigned {
+			p := &Partition{topic: topic, id: a.ID, consumer: c, client: cl, next: a.Offset, committed: a.Offset, mark: a.Offset}
+			parts = append(parts, p)
+			handlers.Add(1)
+			loops.Add(1)
+			gen.Start(func(ctx context.Context) {
+				defer loops.Done()
+				defer handlers.Done()
+				handle(ctx, p)
+			})
+		}
 	}
 	c.cfg.Log.Info("partitions assigned", "generation", gen.ID, "partitions", len(parts))
 	loops.Add(1)
@@ -229,22 +263,25 @@ func (c *Consumer) generation(gen *kafkago.Generation, cl *kafkago.Client, loops
 // commit sends the watermarks that moved. A failure is left to the next tick;
 // a generation that can no longer commit is ended by its heartbeat.
 func (c *Consumer) commit(gen *kafkago.Generation, parts []*Partition) {
-	offsets := map[int]int64{}
+	offsets := map[string]map[int]int64{}
 	for _, p := range parts {
 		if next, moved := p.moved(); moved {
-			offsets[p.id] = next
+			if offsets[p.topic] == nil {
+				offsets[p.topic] = map[int]int64{}
+			}
+			offsets[p.topic][p.id] = next
 		}
 	}
 	if len(offsets) == 0 {
 		return
 	}
 	c.commits.Inc()
-	if err := gen.CommitOffsets(map[string]map[int]int64{c.cfg.Topic: offsets}); err != nil {
+	if err := gen.CommitOffsets(offsets); err != nil {
 		c.cfg.Log.Warn("committing offsets", "generation", gen.ID, "err", err)
 		return
 	}
 	for _, p := range parts {
-		if next, ok := offsets[p.id]; ok {
+		if next, ok := offsets[p.topic][p.id]; ok {
 			p.settled(next)
 		}
 	}
@@ -253,6 +290,7 @@ func (c *Consumer) commit(gen *kafkago.Generation, parts []*Partition) {
 // Partition is one partition for as long as it is assigned. Fetch belongs to
 // one goroutine, Commit may be called from any.
 type Partition struct {
+	topic    string
 	id       int
 	consumer *Consumer
 	client   *kafkago.Client
@@ -266,6 +304,9 @@ type Partition struct {
 
 // ID returns the partition's number.
 func (p *Partition) ID() int { return p.id }
+
+// Name returns the topic and the number of the partition.
+func (p *Partition) Name() string { return p.topic + "/" + strconv.Itoa(p.id) }
 
 // Commit says that everything before next is done. Only the greatest counts;
 // it is sent with the others of the generation within CommitEvery.
@@ -296,7 +337,7 @@ func (p *Partition) Fetch(ctx context.Context) (offsets []int64, values [][]byte
 	for {
 		offsets, values, high, err = p.fetch(ctx)
 		if ctx.Err() != nil {
-			return nil, nil, 0, fmt.Errorf("kafka: partition %d: %w", p.id, context.Cause(ctx))
+			return nil, nil, 0, fmt.Errorf("kafka: partition %s: %w", p.Name(), context.Cause(ctx))
 		}
 		if err == nil && len(offsets) > 0 {
 			return offsets, values, high, nil
@@ -307,11 +348,11 @@ func (p *Partition) Fetch(ctx context.Context) (offsets []int64, values [][]byte
 			continue // an empty long poll
 		}
 		if !failing {
-			p.consumer.cfg.Log.Warn("fetching, will go on trying", "partition", p.id, "offset", p.next, "err", err)
+			p.consumer.cfg.Log.Warn("fetching, will go on trying", "partition", p.Name(), "offset", p.next, "err", err)
 			failing = true
 		}
 		if !wait.sleep(ctx) {
-			return nil, nil, 0, fmt.Errorf("kafka: partition %d: %w", p.id, context.Cause(ctx))
+			return nil, nil, 0, fmt.Errorf("kafka: partition %s: %w", p.Name(), context.Cause(ctx))
 		}
 	}
 }
@@ -330,7 +371,7 @@ func (p *Partition) fetch(ctx context.Context) ([]int64, [][]byte, int64, error)
 	// Spread the empty polls of many partitions.
 	maxWait := cfg.MaxWait - time.Duration(rand.Int64N(int64(cfg.MaxWait)/4+1))
 	res, err := p.client.Fetch(reqCtx, &kafkago.FetchRequest{
-		Topic: cfg.Topic, Partition: p.id, Offset: p.next,
+		Topic: p.topic, Partition: p.id, Offset: p.next,
 		MinBytes: 1, MaxBytes: int64(cfg.MaxBytes), MaxWait: maxWait,
 	})
 	if err != nil {
@@ -339,7 +380,7 @@ func (p *Partition) fetch(ctx context.Context) ([]int64, [][]byte, int64, error)
 	if errors.Is(res.Error, kafkago.OffsetOutOfRange) {
 		// Expired, or the log is another one: what remains starts at its first
 		// record. Records were lost by retention, not here, so it is loud.
-		cfg.Log.Error("offset out of range, starting over at the first record", "partition", p.id, "offset", p.next)
+		cfg.Log.Error("offset out of range, starting over at the first record", "partition", p.Name(), "offset", p.next)
 		p.next = kafkago.FirstOffset
 		return nil, nil, 0, res.Error
 	}
@@ -375,7 +416,7 @@ func (p *Partition) read(records kafkago.RecordReader) (offsets []int64, values 
 		p.consumer.records.Add(float64(len(offsets)))
 		p.consumer.bytes.Add(float64(size))
 		if err != nil {
-			err = fmt.Errorf("kafka: partition %d: decode: %w", p.id, err)
+			err = fmt.Errorf("kafka: partition %s: decode: %w", p.Name(), err)
 		}
 		return offsets, values, err
 	}
@@ -394,7 +435,7 @@ func contents(rec *protocol.Record) (key, value []byte, err error) {
 }
 
 func (p *Partition) firstOffset(ctx context.Context) (int64, error) {
-	topic := p.consumer.cfg.Topic
+	topic := p.topic
 	res, err := p.client.ListOffsets(ctx, &kafkago.ListOffsetsRequest{
 		Topics: map[string][]kafkago.OffsetRequest{topic: {kafkago.FirstOffsetOf(p.id)}},
 	})

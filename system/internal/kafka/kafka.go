@@ -34,10 +34,11 @@ const (
 	minBackoff  = 20 * time.Millisecond
 	maxBackoff  = 250 * time.Millisecond
 	metadataTTL = 2 * time.Second // bounds how long a moved leader goes unnoticed
+	topicsTTL   = time.Second     // and how long a new topic does
 )
 
 // client returns a Kafka client and the transport to close when it is done.
-func client(brokers []string, clientID, topic string) (*kafkago.Client, *kafkago.Transport, error) {
+func client(brokers []string, clientID, topic string, layout Layout) (*kafkago.Client, *kafkago.Transport, error) {
 	if len(brokers) == 0 {
 		return nil, nil, errors.New("kafka: no brokers given")
 	}
@@ -45,12 +46,16 @@ func client(brokers []string, clientID, topic string) (*kafkago.Client, *kafkago
 		return nil, nil, errors.New("kafka: no topic given")
 	}
 	transport := &kafkago.Transport{
-		Dial:           (&net.Dialer{Timeout: time.Second}).DialContext,
-		DialTimeout:    2 * time.Second,
-		IdleTimeout:    time.Minute,
-		MetadataTTL:    metadataTTL,
-		MetadataTopics: []string{topic},
-		ClientID:       clientID,
+		Dial:        (&net.Dialer{Timeout: time.Second}).DialContext,
+		DialTimeout: 2 * time.Second,
+		IdleTimeout: time.Minute,
+		MetadataTTL: metadataTTL,
+		ClientID:    clientID,
+	}
+	if layout == TopicPerGroup {
+		transport.MetadataTTL = topicsTTL // of all topics: nobody can list them
+	} else {
+		transport.MetadataTopics = []string{topic}
 	}
 	return &kafkago.Client{Addr: kafkago.TCP(brokers...), Transport: transport}, transport, nil
 }
@@ -59,7 +64,7 @@ func client(brokers []string, clientID, topic string) (*kafkago.Client, *kafkago
 // has them: their number is fixed for life, because the order of a group's
 // messages is its partition's. It waits for the broker until ctx is done.
 func EnsureTopic(ctx context.Context, brokers []string, topic string, partitions, replication int) error {
-	c, transport, err := client(brokers, "throng-topic", topic)
+	c, transport, err := client(brokers, "throng-topic", topic, Hashed)
 	if err != nil {
 		return err
 	}

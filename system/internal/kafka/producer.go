@@ -30,7 +30,8 @@ var ErrBehind = errors.New("kafka: a batch ahead of it in the partition failed")
 type ProducerConfig struct {
 	Brokers    []string
 	Topic      string
-	Partitions int
+	Partitions int // in layout TopicPerGroup: queues, each with some of the groups
+	Layout     Layout
 	// Deadline bounds the attempts at one batch; default 5 s. A batch is tried
 	// again, in its place, on errors that may pass.
 	Deadline time.Duration
@@ -43,7 +44,7 @@ type ProducerConfig struct {
 // Producer appends records to explicit partitions of one topic with acks=all.
 // Each partition has one loop that takes everything queued into one request
 // and has one request in flight, so that the order of the calls is the order
-// of the log.
+// of the log. With a topic for each group a request holds one group's records.
 type Producer struct {
 	cfg       ProducerConfig
 	client    *kafkago.Client
@@ -88,7 +89,7 @@ func NewProducer(cfg ProducerConfig) (*Producer, error) {
 		cfg.Metrics = prometheus.NewRegistry()
 	}
 	cfg.Log = orDiscard(cfg.Log)
-	c, transport, err := client(cfg.Brokers, "throng-producer", cfg.Topic)
+	c, transport, err := client(cfg.Brokers, "throng-producer", cfg.Topic, cfg.Layout)
 	if err != nil {
 		return nil, err
 	}
@@ -192,7 +193,7 @@ func (p *Producer) take(l *lane) []pending {
 	n, size := 0, 0
 	for n < len(l.pending) && n < MaxBatchRecords {
 		size += len(l.pending[n].value) + 32
-		if n > 0 && size > MaxBatchBytes {
+		if n > 0 && (size > MaxBatchBytes || p.cfg.Layout == TopicPerGroup && l.pending[n].key != l.pending[0].key) {
 			break
 		}
 		n++
@@ -249,8 +250,12 @@ func (p *Producer) attempt(ctx context.Context, partition int, batch []pending) 
 		size += len(key) + len(r.value)
 	}
 	p.requests.Inc()
+	topic := p.cfg.Topic
+	if p.cfg.Layout == TopicPerGroup {
+		topic, partition = topicOf(topic, batch[0].key), 0
+	}
 	res, err := p.client.Produce(ctx, &kafkago.ProduceRequest{
-		Topic: p.cfg.Topic, Partition: partition, RequiredAcks: kafkago.RequireAll,
+		Topic: topic, Partition: partition, RequiredAcks: kafkago.RequireAll,
 		Records: kafkago.NewRecordReader(records...),
 	})
 	if err != nil {
