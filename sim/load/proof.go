@@ -8,6 +8,7 @@ import (
 
 	"throng/sim/audit"
 	"throng/sim/history"
+	"throng/sim/scenario"
 	"throng/system/wire"
 )
 
@@ -62,16 +63,20 @@ func (e *Engine) moving(ctx context.Context) string {
 	if err != nil {
 		return "the counters cannot be read: " + err.Error()
 	}
-	var partitions, records float64
+	var partitions, topics, records float64
 	for _, s := range samples {
 		if s.Role == "fanout" {
 			partitions += s.Values["throng_fanout_partitions"]
+			topics = max(topics, s.Values["throng_kafka_topics"])
 			records += s.Values["throng_fanout_lag"] + s.Values["throng_fanout_inflight"]
 		}
 	}
 	want := float64(e.offers.Partitions)
 	if want == 0 {
 		want = float64(e.spec.Topology.Partitions)
+	}
+	if e.spec.Topology.TopicLayout == scenario.TopicPerGroup {
+		want = topics // of one partition each
 	}
 	if partitions < want {
 		return fmt.Sprintf("the fan-out reads %.0f of %.0f partitions of the groups' log", partitions, want)

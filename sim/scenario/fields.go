@@ -79,6 +79,7 @@ func (t *Topology) fields() []field {
 		count("inboxes", "1", "processes of the inbox role", &t.Inboxes),
 		count("pushes", "1", "processes of the push role", &t.Pushes),
 		partitions,
+		{path: "topology.topic_layout", kind: kindEnum, enum: []string{Hashed, TopicPerGroup}, def: Hashed, doc: "the groups' logs share the partitions of one topic, or have a topic each", to: &t.TopicLayout},
 	}
 }
 

@@ -64,7 +64,14 @@ type Spec struct {
 type Topology struct {
 	Gateways, Messages, Fanouts, Groups, Inboxes, Pushes int
 	Partitions                                           int
+	TopicLayout                                          string // Hashed or TopicPerGroup
 }
+
+// Layouts of the groups' log in Kafka.
+const (
+	Hashed        = "hashed"
+	TopicPerGroup = "topic-per-group"
+)
 
 // Phases of a run. Provision, Backlog, Proof and Report are budgets: what the
 // scenario plans for them. The backlog's sends are spread over its budget.

@@ -401,7 +401,7 @@ func (e *Embedded) describeSystem() error {
 	for range t.Pushes {
 		s.Pushes = append(s.Pushes, system.RPCInstance{RPC: addr(), Debug: addr()})
 	}
-	s.Kafka = system.Kafka{Brokers: []string{addr()}, Topic: topic, Partitions: t.Partitions}
+	s.Kafka = system.Kafka{Brokers: []string{addr()}, Topic: topic, Layout: t.TopicLayout, Partitions: t.Partitions}
 	s.Redis = system.Redis{Addr: addr()}
 	s.GroupSQL = sqlite("groups.db")
 	e.providerAddr = addr()

@@ -68,4 +68,5 @@ type Capabilities struct {
 type Topology struct {
 	Gateways, Messages, Fanouts, Groups, Inboxes, Pushes int
 	Partitions                                           int
+	TopicLayout                                          string // system.Kafka.Layout
 }

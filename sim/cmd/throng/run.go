@@ -224,7 +224,7 @@ func (r *runner) open(stack, reason string) (err error) {
 func (r *runner) topology() target.Topology {
 	t := r.spec.Topology
 	return target.Topology{Gateways: t.Gateways, Messages: t.Messages, Fanouts: t.Fanouts, Groups: t.Groups,
-		Inboxes: t.Inboxes, Pushes: t.Pushes, Partitions: t.Partitions}
+		Inboxes: t.Inboxes, Pushes: t.Pushes, Partitions: t.Partitions, TopicLayout: t.TopicLayout}
 }
 
 func (r *runner) settings() system.Settings {

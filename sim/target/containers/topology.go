@@ -80,7 +80,7 @@ func (d *Deployment) describeSystem() {
 	for i := range d.cfg.Brokers {
 		s.Kafka.Brokers = append(s.Kafka.Brokers, fmt.Sprintf("%s-%d:%s", RoleKafka, i, kafkaInside))
 	}
-	s.Kafka.Topic, s.Kafka.Partitions, s.Kafka.Replication = topic, t.Partitions, d.cfg.Brokers
+	s.Kafka.Topic, s.Kafka.Layout, s.Kafka.Partitions, s.Kafka.Replication = topic, t.TopicLayout, t.Partitions, d.cfg.Brokers
 	s.Redis = system.Redis{Addr: RoleRedis + "-0:" + portRedis}
 	s.GroupSQL = system.SQL{Driver: "mysql", DSN: dsn("mysql-0:"+portMySQL, groupSchema)}
 	s.Provider = system.Provider{URL: "http://" + RoleProvider + "-0:" + portMain}
