@@ -3,12 +3,14 @@ package load
 import (
 	"context"
 	"fmt"
-	"strconv"
-	"strings"
+	"sync"
 	"time"
+
+	"throng/sim/scenario"
 )
 
-// faults carries out the scenario's fault timeline.
+// faults carries out the scenario's fault timeline. One fault does not wait for
+// the end of another.
 func (e *Engine) faults(ctx context.Context) {
 	var steady time.Duration
 	for _, p := range e.sched.Phases {
@@ -16,28 +18,44 @@ func (e *Engine) faults(ctx context.Context) {
 			steady = p.Start
 		}
 	}
+	var all sync.WaitGroup
+	defer all.Wait()
 	for _, f := range e.spec.Faults {
-		if !e.sleepUntil(ctx, e.loadStart+steady+f.At) {
-			return
-		}
-		role, instance, err := roleInstance(f.Kill)
-		if err == nil {
-			err = e.target.Kill(role, instance)
-		}
-		if err != nil {
-			e.event("warning", fmt.Sprintf("fault: kill %s: %v", f.Kill, err))
-			continue
-		}
-		e.event("fault", "kill "+f.Kill)
-		if !e.sleepUntil(ctx, e.now()+f.RestartAfter) {
-			return
-		}
-		if err := e.target.Restart(role, instance); err != nil {
-			e.event("warning", fmt.Sprintf("fault: restart %s: %v", f.Kill, err))
-			continue
-		}
-		e.event("restart", f.Kill)
+		all.Go(func() {
+			if e.sleepUntil(ctx, e.loadStart+steady+f.At) {
+				e.fault(ctx, f)
+			}
+		})
 	}
+}
+
+// fault carries out one fault. Its event says what it interrupted.
+func (e *Engine) fault(ctx context.Context, f scenario.Fault) {
+	role, instance := f.Target()
+	what := f.What()
+	sends, _ := e.InFlight()
+	var err error
+	if f.Flush != "" {
+		var keys int64
+		if keys, err = e.target.Flush(role, instance); keys >= 0 {
+			what += fmt.Sprintf(", %d keys", keys)
+		}
+	} else {
+		err = e.target.Kill(role, instance)
+	}
+	if err != nil {
+		e.event("warning", fmt.Sprintf("fault: %s: %v", f.What(), err))
+		return
+	}
+	e.event("fault", fmt.Sprintf("%s, with %d sends unanswered", what, sends))
+	if f.Flush != "" || f.RestartAfter == scenario.Never || !e.sleepUntil(ctx, e.now()+f.RestartAfter) {
+		return
+	}
+	if err := e.target.Restart(role, instance); err != nil {
+		e.event("warning", fmt.Sprintf("fault: restart %s: %v", f.Kill, err))
+		return
+	}
+	e.event("restart", f.Kill)
 }
 
 func (e *Engine) sleepUntil(ctx context.Context, at time.Duration) bool {
@@ -47,16 +65,4 @@ func (e *Engine) sleepUntil(ctx context.Context, at time.Duration) bool {
 	case <-time.After(at - e.now()):
 		return true
 	}
-}
-
-func roleInstance(s string) (string, int, error) {
-	role, n, ok := strings.Cut(s, "/")
-	if !ok {
-		return s, 0, nil
-	}
-	i, err := strconv.Atoi(n)
-	if err != nil {
-		return "", 0, fmt.Errorf("%q is not role/instance", s)
-	}
-	return role, i, nil
 }

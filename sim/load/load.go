@@ -51,6 +51,8 @@ type Target interface {
 	// Kill and Restart act on one process of a role.
 	Kill(role string, instance int) error
 	Restart(role string, instance int) error
+	// Flush empties a store and returns its number of keys, below 0 if not known.
+	Flush(role string, instance int) (int64, error)
 	// Sample and Scrape read the CPU and memory, and the counters, of all processes.
 	Sample() ([]history.RoleSample, error)
 	Scrape(ctx context.Context) ([]history.CounterSample, error)

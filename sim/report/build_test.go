@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -69,9 +70,28 @@ func recorded(t *testing.T) string {
 	return dir
 }
 
-func TestBuildPasses(t *testing.T) {
+// computes marks a test that only computes, in one goroutine: it has nothing for
+// the race detector, under which it takes ten times as long (make test-race is
+// -short).
+func computes(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("short")
+	}
+}
+
+// TestBuild looks at one report from all sides: drawing it is most of the time.
+func TestBuild(t *testing.T) {
+	computes(t)
 	dir := recorded(t)
 	r := build(t, dir)
+	t.Run("passes", func(t *testing.T) { reportPasses(t, dir, r) })
+	t.Run("the page is one file", func(t *testing.T) { pageIsOneFile(t, dir) })
+	t.Run("the result follows its schema", func(t *testing.T) { resultFollowsItsSchema(t, dir) })
+	t.Run("is repeatable", func(t *testing.T) { buildIsRepeatable(t, dir) })
+}
+
+func reportPasses(t *testing.T, dir string, r *Result) {
 	if r.Verdict != Pass || r.ExitCode() != 0 || len(r.Reasons) > 0 {
 		t.Fatalf("%s (exit %d): %s %q", r.Verdict, r.ExitCode(), r.Summary, r.Reasons)
 	}
@@ -95,11 +115,9 @@ func TestBuildPasses(t *testing.T) {
 	}
 }
 
-// TestBuildIsRepeatable: two reports of one folder are the same bytes.
-func TestBuildIsRepeatable(t *testing.T) {
-	dir := recorded(t)
+// buildIsRepeatable: a second report of the folder is the same bytes.
+func buildIsRepeatable(t *testing.T, dir string) {
 	files := func() map[string][]byte {
-		build(t, dir)
 		out := map[string][]byte{}
 		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 			if err == nil && !d.IsDir() {
@@ -112,7 +130,9 @@ func TestBuildIsRepeatable(t *testing.T) {
 		}
 		return out
 	}
-	a, b := files(), files()
+	a := files()
+	build(t, dir)
+	b := files()
 	if len(a) < 25 || len(a) != len(b) {
 		t.Fatalf("%d and %d files", len(a), len(b))
 	}
@@ -123,10 +143,8 @@ func TestBuildIsRepeatable(t *testing.T) {
 	}
 }
 
-// TestPageIsOneFile: nothing in the page comes from anywhere else.
-func TestPageIsOneFile(t *testing.T) {
-	dir := recorded(t)
-	build(t, dir)
+// pageIsOneFile: nothing in the page comes from anywhere else.
+func pageIsOneFile(t *testing.T, dir string) {
 	data, err := os.ReadFile(filepath.Join(dir, FileHTML))
 	if err != nil {
 		t.Fatal(err)
@@ -171,42 +189,57 @@ func brief(t *testing.T, change func(*runtest.Options)) string {
 }
 
 func TestAbsentEvidenceIsInconclusive(t *testing.T) {
-	edit := func(f func(m *history.Manifest, a *history.Audit) bool) func(*runtest.Options) {
-		return func(o *runtest.Options) { o.Edit = f }
+	computes(t)
+	whole, err := history.Open(brief(t, func(*runtest.Options) {}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A run with a fault in what was read.
+	edit := func(f func(r *history.Run)) *Result {
+		r := *whole
+		audit := *whole.Audit
+		r.Audit, r.Seconds = &audit, slices.Clone(whole.Seconds)
+		f(&r)
+		return evaluate(&r, readTerms(&r.Manifest))
 	}
 	for name, c := range map[string]struct {
-		change func(*runtest.Options)
-		want   string
+		r    *Result
+		want string
 	}{
-		"no audit":     {edit(func(*history.Manifest, *history.Audit) bool { return false }), "delivery proof is missing"},
-		"interrupted":  {edit(func(m *history.Manifest, _ *history.Audit) bool { m.Interrupted = true; return true }), "interrupted"},
-		"no steady":    {edit(func(m *history.Manifest, _ *history.Audit) bool { m.Phases = m.Phases[:4]; return true }), "never came to its gated phase"},
-		"empty audit":  {edit(func(_ *history.Manifest, a *history.Audit) bool { *a = history.Audit{}; return true }), "covers 0 pairs"},
-		"short steady": {func(o *runtest.Options) { o.SteadyS = 6 }, "interrupted in its gated phase"},
-		"unknown spec": {func(o *runtest.Options) { o.SpecYAML = "name: x\nwarp: 9\n" }, "cannot be read"},
-		"late":         {func(o *runtest.Options) { o.LateUs = 9000 }, "late at p99"},
-		"no writes":    {func(o *runtest.Options) { o.Row = func(s *history.Second) { s.Written /= 2 } }, "were written"},
+		"no audit":     {edit(func(r *history.Run) { r.Audit = nil }), "delivery proof is missing"},
+		"interrupted":  {edit(func(r *history.Run) { r.Manifest.Interrupted = true }), "interrupted"},
+		"no steady":    {edit(func(r *history.Run) { r.Manifest.Phases = r.Manifest.Phases[:4] }), "never came to its gated phase"},
+		"empty audit":  {edit(func(r *history.Run) { *r.Audit = history.Audit{} }), "covers 0 pairs"},
+		"unknown spec": {edit(func(r *history.Run) { r.Manifest.SpecYAML = "name: x\nwarp: 9\n" }), "cannot be read"},
+		"no writes": {edit(func(r *history.Run) {
+			for i := range r.Seconds {
+				r.Seconds[i].Written /= 2
+			}
+		}), "were written"},
+		"short steady": {judged(t, brief(t, func(o *runtest.Options) { o.SteadyS = 6 })), "interrupted in its gated phase"},
+		"late":         {judged(t, brief(t, func(o *runtest.Options) { o.LateUs = 9000 })), "late at p99"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := judged(t, brief(t, c.change))
-			if r.Verdict != Inconclusive || r.ExitCode() != 2 {
-				t.Errorf("%s: %s", r.Verdict, r.Summary)
+			if c.r.Verdict != Inconclusive || c.r.ExitCode() != 2 {
+				t.Errorf("%s: %s", c.r.Verdict, c.r.Summary)
 			}
-			if !strings.Contains(strings.Join(r.Reasons, "\n"), c.want) {
-				t.Errorf("reasons %q do not say %q", r.Reasons, c.want)
+			if !strings.Contains(strings.Join(c.r.Reasons, "\n"), c.want) {
+				t.Errorf("reasons %q do not say %q", c.r.Reasons, c.want)
 			}
-			if name == "late" && (r.Estimate.NotUsable == "" || len(r.Capacity) > 0) {
-				t.Errorf("a plan of %d rows from a run limited by its generator", len(r.Capacity))
+			if name == "late" && (c.r.Estimate.NotUsable == "" || len(c.r.Capacity) > 0) {
+				t.Errorf("a plan of %d rows from a run limited by its generator", len(c.r.Capacity))
 			}
 		})
 	}
-	if r := judged(t, brief(t, func(*runtest.Options) {})); r.Verdict != Pass {
+	if r := edit(func(*history.Run) {}); r.Verdict != Pass {
 		t.Errorf("unspoilt it is %s: %q", r.Verdict, r.Reasons)
 	}
 }
 
-// TestEveryVerdictHasAPage: a report is made whatever is missing.
+// TestEveryVerdictHasAPage: a report is made whatever is missing. The drawings
+// of its page are those of the files.
 func TestEveryVerdictHasAPage(t *testing.T) {
+	computes(t)
 	for _, change := range []func(*history.Manifest, *history.Audit) bool{
 		func(m *history.Manifest, _ *history.Audit) bool {
 			m.Phases, m.Interrupted = m.Phases[:2], true
@@ -216,7 +249,15 @@ func TestEveryVerdictHasAPage(t *testing.T) {
 		func(m *history.Manifest, _ *history.Audit) bool { m.SpecYAML = "?"; return true },
 	} {
 		dir := brief(t, func(o *runtest.Options) { o.Edit = change })
-		if r := build(t, dir); r.Verdict != Inconclusive {
+		run, err := history.Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := evaluate(run, readTerms(&run.Manifest))
+		if err := writeAll(dir, r, figuresOf(run, r)); err != nil {
+			t.Fatal(err)
+		}
+		if r.Verdict != Inconclusive {
 			t.Errorf("%s: %s", r.Verdict, r.Summary)
 		}
 		validate(t, dir)
@@ -225,6 +266,7 @@ func TestEveryVerdictHasAPage(t *testing.T) {
 
 // TestNoPlanFromAFailingSystem: what is used without doing the work is no cost.
 func TestNoPlanFromAFailingSystem(t *testing.T) {
+	computes(t)
 	r := judged(t, brief(t, func(o *runtest.Options) { o.Row = func(s *history.Second) { s.Accepted /= 3 } }))
 	if r.Estimate.NotUsable == "" || len(r.Capacity) > 0 {
 		t.Errorf("a plan of %d rows", len(r.Capacity))
@@ -232,6 +274,7 @@ func TestNoPlanFromAFailingSystem(t *testing.T) {
 }
 
 func TestLossFails(t *testing.T) {
+	computes(t)
 	r := judged(t, brief(t, func(o *runtest.Options) {
 		o.Edit = func(_ *history.Manifest, a *history.Audit) bool {
 			a.Lost, a.Proved = 3, a.Proved-3
@@ -246,6 +289,7 @@ func TestLossFails(t *testing.T) {
 
 // TestEveryRoleIsInTheStack: CPU that is not drawn would be hidden.
 func TestEveryRoleIsInTheStack(t *testing.T) {
+	computes(t)
 	run, err := history.Open(recorded(t))
 	if err != nil {
 		t.Fatal(err)
@@ -269,6 +313,7 @@ func TestEveryRoleIsInTheStack(t *testing.T) {
 }
 
 func TestJUnit(t *testing.T) {
+	computes(t)
 	r := judged(t, brief(t, func(o *runtest.Options) {
 		o.Edit = func(_ *history.Manifest, a *history.Audit) bool { a.Duplicated, a.Unproved = 1, 2; return true }
 	}))

@@ -38,8 +38,14 @@ func compare(t *testing.T, a, b string) *Comparison {
 	return c
 }
 
-func TestCompareGolden(t *testing.T) {
+func TestCompareWithAnother(t *testing.T) {
+	computes(t)
 	c := compare(t, "../../testdata/runs/synthetic", other(t))
+	t.Run("golden", func(t *testing.T) { compareGolden(t, c) })
+	t.Run("finds what differs", func(t *testing.T) { findsWhatDiffers(t, c) })
+}
+
+func compareGolden(t *testing.T, c *Comparison) {
 	var plain bytes.Buffer
 	if err := c.Terminal(&plain, false); err != nil {
 		t.Fatal(err)
@@ -67,8 +73,7 @@ func find(t *testing.T, c *Comparison, name string) CompareRow {
 	return CompareRow{}
 }
 
-func TestCompareFindsWhatDiffers(t *testing.T) {
-	c := compare(t, "../../testdata/runs/synthetic", other(t))
+func findsWhatDiffers(t *testing.T, c *Comparison) {
 	if r := find(t, c, "inbox, for a send"); !r.Shown || r.Difference <= 0 || r.Low <= 0 || r.A >= r.B {
 		t.Errorf("an inbox that costs more: %+v", r)
 	}
@@ -91,6 +96,7 @@ func TestCompareFindsWhatDiffers(t *testing.T) {
 
 // A run and itself: nothing differs, and no difference is shown.
 func TestCompareWithItself(t *testing.T) {
+	computes(t)
 	c := compare(t, "../../testdata/runs/synthetic", "../../testdata/runs/synthetic")
 	if len(c.Differs)+len(c.Warnings) > 0 {
 		t.Errorf("differs %v, warnings %q", c.Differs, c.Warnings)
@@ -115,6 +121,7 @@ func TestCompareWithItself(t *testing.T) {
 
 // What a deployment of somebody else does not tell is not zero.
 func TestCompareWithoutFigures(t *testing.T) {
+	computes(t)
 	blind := smallRun(t, func(o *runtest.Options) {
 		o.NoLatency = true
 		o.Edit = func(m *history.Manifest, _ *history.Audit) bool { m.Target = "external"; return false }
@@ -136,7 +143,8 @@ func TestCompareWithoutFigures(t *testing.T) {
 }
 
 func TestCompareRefuses(t *testing.T) {
-	short := smallRun(t, func(o *runtest.Options) {
+	computes(t)
+	short := brief(t, func(o *runtest.Options) {
 		o.Edit = func(m *history.Manifest, _ *history.Audit) bool { m.Phases = m.Phases[:3]; return false }
 	})
 	for dir, want := range map[string]string{t.TempDir(): "not a run folder", short: "never came to its gated phase"} {

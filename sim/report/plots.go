@@ -295,11 +295,8 @@ func perDay(p capacity.Profile) string {
 	return figures(p.MessagesPerDay/1e9) + " billion"
 }
 
-// writePlots writes the figures as files and prepares them for the page.
-func writePlots(dir string, r *Result, figs []plotted) error {
-	if err := os.MkdirAll(filepath.Join(dir, DirPlots), 0o777); err != nil {
-		return err
-	}
+// inline draws the figures for the page.
+func inline(figs []plotted) error {
 	for i := range figs {
 		f := &figs[i]
 		var err error
@@ -309,6 +306,16 @@ func writePlots(dir string, r *Result, figs []plotted) error {
 		if f.Narrow, err = f.fig.Inline(figure.Narrow()); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// writePlots writes the figures as files.
+func writePlots(dir string, r *Result, figs []plotted) error {
+	if err := os.MkdirAll(filepath.Join(dir, DirPlots), 0o777); err != nil {
+		return err
+	}
+	for _, f := range figs {
 		files := FileOfPlot{Title: f.fig.Title}
 		for _, th := range []figure.Theme{figure.Light(), figure.Dark()} {
 			suffix := ""

@@ -70,7 +70,11 @@ func Build(dir string) (*Result, error) {
 	return r, nil
 }
 
+// writeAll writes everything but the plots' files.
 func writeAll(dir string, r *Result, figs []plotted) error {
+	if err := inline(figs); err != nil {
+		return err
+	}
 	data, err := r.JSON()
 	if err != nil {
 		return err

@@ -68,6 +68,7 @@ func (s *Spec) Describe(w io.Writer) {
 	fmt.Fprintf(w, "profile %s, preset %s, %s sockets, scale %s, seed %d, hash %.12s\n", s.Profile, s.Preset, s.Connection, scaleText(s.Scale), s.Seed, s.Hash())
 	s.describeRates(w)
 	s.describePhases(w)
+	s.describeContainers(w)
 	s.describeNeeds(w)
 	s.describeParams(w)
 }
@@ -149,7 +150,14 @@ func (s *Spec) describePhases(w io.Writer) {
 		fmt.Fprintf(w, "  beside them %q: %d sends to %d groups of %d in %s, %d deliveries, outside the fan-out\n", x.Name, x.Sends, x.Groups, x.GroupSize, x.Phase, x.Sends*(x.GroupSize-1))
 	}
 	for _, f := range s.Faults {
-		fmt.Fprintf(w, "  fault: %s killed %s into steady, started again %s later\n", f.Kill, f.At, f.RestartAfter)
+		after := fmt.Sprintf("started again %s later", f.RestartAfter)
+		switch {
+		case f.Flush != "":
+			after = "it goes on empty"
+		case f.RestartAfter == Never:
+			after = "it stays dead"
+		}
+		fmt.Fprintf(w, "  fault: %s, %s into steady; %s\n", f.What(), f.At, after)
 	}
 }
 

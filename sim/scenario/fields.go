@@ -3,6 +3,7 @@ package scenario
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,7 +19,10 @@ const (
 	kindNumber                    // number in min..max
 	kindDuration                  // "60s"; min..max in seconds
 	kindScale                     // "1/5000" or 0.0002, in min..max
-	kindTarget                    // role/instance
+	kindTarget                    // role/instance, the role one of enum
+	kindCPUSet                    // "0-1,3"
+	kindBytes                     // "512MiB"; min..max in bytes
+	kindRestart                   // a duration, or never
 )
 
 // field is one scalar of the file: how it is read, what is allowed, what it is
@@ -30,6 +34,7 @@ type field struct {
 	enum     []string
 	def      string // default as written in YAML; empty and required: must be given
 	required bool
+	sparse   bool // YAML leaves it out while it is the default, so that it does not change the hash
 	doc      string
 	to       any // *string *int *int64 *uint64 *float64 *time.Duration
 }
@@ -49,6 +54,8 @@ func (s *Spec) fields() []field {
 		{path: "seed", kind: kindInt, min: 0, max: unlimited, def: "1", doc: "everything random derives from it", to: &s.Seed},
 	}
 	out = append(out, s.Topology.fields()...)
+	out = append(out, s.Infrastructure.fields()...)
+	out = append(out, s.Limits.fields()...)
 	out = append(out, s.Phases.fields()...)
 	out = append(out,
 		field{path: "membership.removals_per_s", kind: kindNumber, max: 1000, def: "0", doc: "members removed from groups during steady", to: &s.Membership.RemovalsPerS},
@@ -141,16 +148,20 @@ func (x *Stratum) fields() []field {
 }
 
 func (f *Fault) fields() []field {
-	return []field{
+	out := []field{
 		{path: "at", kind: kindDuration, max: 86400, required: true, doc: "since the start of steady", to: &f.At},
-		{path: "kill", kind: kindTarget, required: true, doc: "process that gets SIGKILL", to: &f.Kill},
-		{path: "restart_after", kind: kindDuration, max: 600, def: "500ms", doc: "from the kill", to: &f.RestartAfter},
+		{path: "kill", kind: kindTarget, enum: killable(), sparse: true, doc: "process that gets SIGKILL; mysql/0 is the primary", to: &f.Kill},
+		{path: "flush", kind: kindTarget, enum: []string{"redis"}, sparse: true, doc: "store that is emptied, instead of a kill", to: &f.Flush},
 	}
+	if f.Flush == "" { // what is flushed goes on, so YAML has none of it
+		out = append(out, field{path: "restart_after", kind: kindRestart, max: 600, def: "500ms", doc: "from the kill; never: it stays dead", to: &f.RestartAfter})
+	}
+	return out
 }
 
 // killable are the roles that a fault may name.
 func killable() []string {
-	return []string{"gateway", "message", "fanout", "group", "inbox", "push", "kafka", "redis", "provider"}
+	return []string{"gateway", "message", "fanout", "group", "inbox", "push", "kafka", "mysql", "redis", "provider"}
 }
 
 // allowed says what may stand in the field.
@@ -167,7 +178,13 @@ func (f *field) allowed() string {
 	case kindScale:
 		return "a share of the whole service, as in 1/5000 or 0.0002, from 1/100000000 to 1"
 	case kindTarget:
-		return "role/instance, as in fanout/0, with a role of " + strings.Join(killable(), ", ")
+		return fmt.Sprintf("role/instance, as in %s/0, with a role of %s", f.enum[0], strings.Join(f.enum, ", "))
+	case kindCPUSet:
+		return "cores and ranges of them, as in 0-1,3"
+	case kindBytes:
+		return fmt.Sprintf("a size with its unit (512MiB, 1.5GiB) from %s to %s", bytesText(int64(f.min)), bytesText(int64(f.max)))
+	case kindRestart:
+		return fmt.Sprintf("a duration with its unit (250ms, 60s, 1m30s) from %s to %s, or never", seconds(f.min), seconds(f.max))
 	}
 	return fmt.Sprintf("text of %.0f to %.0f characters", f.min, f.max)
 }
@@ -218,14 +235,21 @@ func (f *field) set(text string) bool {
 			return true
 		}
 		return assign(f.to, d.Seconds())
+	case kindRestart:
+		if text == never {
+			return assign(f.to, Never)
+		}
+		d, err := time.ParseDuration(text)
+		return err == nil && inRange(d.Seconds(), f) && assign(f.to, d)
 	case kindTarget:
 		role, instance, _ := strings.Cut(text, "/")
 		n, err := strconv.Atoi(instance)
-		for _, r := range killable() {
-			if r == role && err == nil && n >= 0 && n < 64 {
-				return assign(f.to, text)
-			}
-		}
+		return slices.Contains(f.enum, role) && err == nil && n >= 0 && n < 64 && assign(f.to, text)
+	case kindCPUSet:
+		return isCPUSet(text) && assign(f.to, text)
+	case kindBytes:
+		v, ok := parseBytes(text)
+		return ok && inRange(v, f) && assign(f.to, int64(v))
 	}
 	return false
 }
@@ -255,17 +279,23 @@ func parseScale(text string) (float64, bool) {
 func (f *field) text() string {
 	switch to := f.to.(type) {
 	case *string:
-		if f.kind == kindString {
+		if f.kind == kindString || f.kind == kindCPUSet { // 0 is a number without quotes
 			return strconv.Quote(*to)
 		}
 		return *to
 	case *int:
 		return strconv.Itoa(*to)
 	case *int64:
+		if f.kind == kindBytes {
+			return bytesText(*to)
+		}
 		return strconv.FormatInt(*to, 10)
 	case *uint64:
 		return strconv.FormatUint(*to, 10)
 	case *time.Duration:
+		if *to == Never {
+			return never
+		}
 		return to.String()
 	case *float64:
 		switch f.kind {
@@ -277,6 +307,19 @@ func (f *field) text() string {
 		return strconv.FormatFloat(*to, 'g', -1, 64)
 	}
 	return ""
+}
+
+// isDefault says whether the field has the value that it has without being given.
+func (f *field) isDefault() bool {
+	switch to := f.to.(type) {
+	case *string:
+		return *to == f.def
+	case *float64:
+		return *to == 0
+	case *int64:
+		return *to == 0
+	}
+	return f.text() == f.def
 }
 
 // scaleText writes a scale as 1/n where that is exact.

@@ -202,34 +202,57 @@ func (p *reader) consistent(s *Spec) {
 			p.fail(at(path+"phase"), path+"phase", x.Phase, "a phase that lasts longer than 0s", "")
 		}
 	}
-	counts := map[string]int{"gateway": s.Topology.Gateways, "message": s.Topology.Messages, "fanout": s.Topology.Fanouts, "group": s.Topology.Groups, "inbox": s.Topology.Inboxes, "push": s.Topology.Pushes}
+	if s.Infrastructure.Brokers == 2 {
+		p.fail(at("infrastructure.brokers"), "infrastructure.brokers", "2", "1 or 3", "two are no safer than one")
+	}
+	p.consistentFaults(s, at)
+}
+
+// consistentFaults checks that each fault does one thing to what there is.
+func (p *reader) consistentFaults(s *Spec, at func(string) *token.Position) {
+	t, i := s.Topology, s.Infrastructure
+	counts := map[string]int{"gateway": t.Gateways, "message": t.Messages, "fanout": t.Fanouts, "group": t.Groups, "inbox": t.Inboxes, "push": t.Pushes,
+		"kafka": i.Brokers, "mysql": 1 + i.Replicas, "redis": 1, "provider": 1}
 	for i, f := range s.Faults {
 		path := fmt.Sprintf("faults[%d].", i)
 		if f.At.Seconds() >= s.Phases.SteadyS {
 			p.fail(at(path+"at"), path+"at", f.At.String(), "less than phases.steady, "+seconds(s.Phases.SteadyS), "")
 		}
-		role, instance, _ := strings.Cut(f.Kill, "/")
-		if n, _ := strconv.Atoi(instance); n >= max(1, counts[role]) {
-			p.fail(at(path+"kill"), path+"kill", f.Kill, fmt.Sprintf("an instance below %d, see topology", max(1, counts[role])), "")
+		if (f.Kill == "") == (f.Flush == "") {
+			given := map[bool]string{true: "neither kill nor flush", false: "both kill and flush"}[f.Kill == ""]
+			p.fail(at(path), strings.TrimSuffix(path, "."), given, "one of kill, flush", "")
+			continue
+		}
+		what, _, _ := strings.Cut(f.What(), " ")
+		if role, n := f.Target(); n >= counts[role] {
+			p.fail(at(path+what), path+what, f.Kill+f.Flush, fmt.Sprintf("an instance below %d, see topology and infrastructure", counts[role]), "")
+		}
+		if f.Flush != "" && p.places[path+"restart_after"] != nil {
+			p.fail(at(path+"restart_after"), path+"restart_after", f.RestartAfter.String(), "nothing beside flush", "")
 		}
 	}
 }
 
-// YAML is the resolved scenario with every field written out, in a fixed
-// order; Parse of it gives an equal Spec.
+// YAML is the resolved scenario, in a fixed order, with every field written out
+// but those for containers that nobody has set; Parse of it gives an equal Spec.
 func (s *Spec) YAML() []byte {
 	var b bytes.Buffer
 	c := *s
-	section := ""
+	var open []string // sections
 	for _, f := range c.fields() {
-		name := f.path
-		if sec, rest, ok := strings.Cut(f.path, "."); ok {
-			if sec != section {
-				fmt.Fprintf(&b, "%s:\n", sec)
-			}
-			section, name = sec, "  "+rest
+		if f.sparse && f.isDefault() {
+			continue
 		}
-		fmt.Fprintf(&b, "%s: %s\n", name, f.text())
+		parts := strings.Split(f.path, ".")
+		sections, name := parts[:len(parts)-1], parts[len(parts)-1]
+		for depth, sec := range sections {
+			if depth >= len(open) || open[depth] != sec {
+				fmt.Fprintf(&b, "%s%s:\n", strings.Repeat("  ", depth), sec)
+				open = append(open[:depth:depth], sec)
+			}
+		}
+		open = open[:len(sections)]
+		fmt.Fprintf(&b, "%s%s: %s\n", strings.Repeat("  ", len(sections)), name, f.text())
 	}
 	writeList(&b, "extra", c.Extra, func(x *Stratum) []field { return x.fields() })
 	writeList(&b, "faults", c.Faults, func(x *Fault) []field { return x.fields() })
@@ -244,6 +267,9 @@ func writeList[T any](b *bytes.Buffer, name string, items []T, fields func(*T) [
 	for _, x := range items {
 		lead := "  - "
 		for _, f := range fields(&x) {
+			if f.sparse && f.isDefault() {
+				continue
+			}
 			fmt.Fprintf(b, "%s%s: %s\n", lead, f.path, f.text())
 			lead = "    "
 		}

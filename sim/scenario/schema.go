@@ -14,7 +14,7 @@ func Schema() ([]byte, error) {
 	root := objectOf(s.fields())
 	properties := root["properties"].(map[string]any)
 	properties["extra"] = map[string]any{"type": "array", "items": objectOf((&Stratum{}).fields()), "description": "sends outside the fan-out mean"}
-	properties["faults"] = map[string]any{"type": "array", "items": objectOf((&Fault{}).fields()), "description": "processes killed during steady"}
+	properties["faults"] = map[string]any{"type": "array", "items": objectOf((&Fault{}).fields()), "description": "processes killed and stores emptied during steady"}
 	root["$schema"] = "https://json-schema.org/draft/2020-12/schema"
 	root["title"] = "throng scenario"
 	out, err := json.MarshalIndent(root, "", "  ")
@@ -65,6 +65,8 @@ func (f *field) schema() map[string]any {
 		if v, err := strconv.ParseFloat(f.def, 64); err == nil {
 			out["default"] = v
 		}
+	case kindCPUSet:
+		out["type"] = []string{"string", "integer"}
 	case kindScale:
 		out["type"] = []string{"string", "number"}
 	default:

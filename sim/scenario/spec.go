@@ -10,6 +10,8 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -43,6 +45,10 @@ type Spec struct {
 	Membership Membership
 	Faults     []Fault
 	Gates      Gates
+
+	// Infrastructure and Limits are for targets in containers; others ignore them.
+	Infrastructure Infrastructure
+	Limits         Limits
 
 	// ProofSample is the share of offline addressees that are connected and
 	// drained at the end; below 1 the rest counts as unproved, declared.
@@ -109,11 +115,27 @@ type Membership struct {
 	AdditionsPerS float64
 }
 
-// Fault kills one process.
+// Fault kills one process, or empties one store. Either Kill or Flush is set.
 type Fault struct {
 	At           time.Duration // since the start of steady
-	Kill         string        // role/instance, as in fanout/0
-	RestartAfter time.Duration // from the kill
+	Kill         string        // role/instance, as in fanout/0; mysql/0 is the primary
+	Flush        string        // redis/0
+	RestartAfter time.Duration // from the kill; Never: it stays dead
+}
+
+// What says what the fault does to which process, as in "kill fanout/0".
+func (f Fault) What() string {
+	if f.Flush != "" {
+		return "flush " + f.Flush
+	}
+	return "kill " + f.Kill
+}
+
+// Target returns the role and the instance that the fault is for.
+func (f Fault) Target() (role string, instance int) {
+	role, n, _ := strings.Cut(f.Kill+f.Flush, "/")
+	instance, _ = strconv.Atoi(n) // Parse has checked it
+	return role, instance
 }
 
 // Gates on the steady phase; 0: no such gate. Latencies are milliseconds from

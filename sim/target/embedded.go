@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -323,6 +322,14 @@ func (e *Embedded) Restart(role string, instance int) error {
 	return e.launch(c)
 }
 
+// Flush empties Redis, the only store that can be emptied.
+func (e *Embedded) Flush(role string, instance int) (int64, error) {
+	if role != roleRedis || instance != 0 {
+		return 0, fmt.Errorf("target: %s/%d cannot be emptied, redis/0 can", role, instance)
+	}
+	return FlushRedis(context.Background(), e.sys.Redis.Addr)
+}
+
 // WaitReady waits until a process is ready. The error names what is missing.
 func (e *Embedded) WaitReady(ctx context.Context, role string, instance int) error {
 	c, err := e.find(role, instance)
@@ -468,29 +475,4 @@ func (e *Embedded) add(c *child) {
 		}
 	}
 	e.children = append(e.children, c)
-}
-
-// ProbeRedis sends PING.
-func ProbeRedis(ctx context.Context, addr string) error {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", addr)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
-		return err
-	}
-	if _, err := conn.Write([]byte("*1\r\n$4\r\nPING\r\n")); err != nil {
-		return err
-	}
-	var buf [7]byte
-	n, err := conn.Read(buf[:])
-	if err != nil {
-		return err
-	}
-	if string(buf[:n]) != "+PONG\r\n" {
-		return fmt.Errorf("answered %q to PING", buf[:n])
-	}
-	return nil
 }

@@ -309,6 +309,12 @@ func TestEmbeddedKillAndRestart(t *testing.T) {
 			t.Errorf("%s/%d: restart %d, want 1", c.Role, c.Instance, c.Restart)
 		}
 	}
+	if keys, err := e.Flush("redis", 0); err != nil || keys == 0 {
+		t.Errorf("flushed %d keys, %v", keys, err)
+	}
+	if _, err := e.Flush("kafka", 0); err == nil {
+		t.Error("Kafka was flushed")
+	}
 	if err := e.Kill("gateway", 7); err == nil {
 		t.Error("a process that does not exist was killed")
 	}

@@ -37,6 +37,9 @@ type Target interface {
 	// Restart starts a killed process again: same ports, same data. It does not
 	// wait until the process is ready.
 	Restart(role string, instance int) error
+	// Flush empties a store and returns how many keys it had, below 0 where
+	// that is not known.
+	Flush(role string, instance int) (keys int64, err error)
 	// Sample returns CPU and memory of every process; T is left to the caller.
 	Sample() ([]history.RoleSample, error)
 	// Scrape returns the counters of every role that answers; T is left to the

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"throng/sim/history"
@@ -22,13 +24,20 @@ func (c *cli) chooseStack(f *runFlags) (name, reason string, err error) {
 	if err := externalFlags(f); err != nil {
 		return "", "", err
 	}
+	images, err := f.imageNames()
+	if err != nil {
+		return "", "", err
+	}
 	switch f.stack {
 	case "embedded", "containers":
 		return f.stack, "chosen by --stack", nil
 	case "auto":
+		if len(f.images) > 0 {
+			return "containers", "auto: --image names images for containers", nil
+		}
 		ctx, cancel := context.WithTimeout(c.soft, 5*time.Second)
 		defer cancel()
-		if err := containers.Available(ctx, containers.ImagesFromEnv(os.Getenv)); err != nil {
+		if err := containers.Available(ctx, images); err != nil {
 			return "embedded", "auto: no Docker daemon with the images; make images, then --stack containers gets the other", nil
 		}
 		return "containers", "auto: a Docker daemon has the images; --stack embedded gets the other", nil
@@ -36,6 +45,71 @@ func (c *cli) chooseStack(f *runFlags) (name, reason string, err error) {
 		return "external", "named by --target " + f.target, nil
 	}
 	return "", "", fmt.Errorf("--stack %q: allowed are embedded, containers, external, auto", f.stack)
+}
+
+// imageNames returns the images that the flags name, and otherwise those of the
+// environment.
+func (f *runFlags) imageNames() (containers.Images, error) {
+	images := containers.ImagesFromEnv(os.Getenv)
+	if len(f.images) > 0 && f.stack != "containers" && f.stack != "auto" {
+		return images, fmt.Errorf("--image is for --stack containers, not for --stack %s", f.stack)
+	}
+	names := map[string]*string{containers.RoleKafka: &images.Kafka, containers.RoleMySQL: &images.MySQL, containers.RoleRedis: &images.Redis}
+	for role, name := range f.images {
+		if names[role] == nil || name == "" {
+			return images, fmt.Errorf("--image %s=%s: allowed are kafka=NAME, mysql=NAME and redis=NAME", role, name)
+		}
+		*names[role] = name
+	}
+	return images, nil
+}
+
+// checkContainers says what of the scenario only containers could do. What is
+// ignored is a note; a fault that the embedded target cannot have makes the run
+// inconclusive before it starts.
+func (r *runner) checkContainers(stack string) {
+	if stack == "containers" {
+		return
+	}
+	if r.spec.UsesContainers() {
+		note := fmt.Sprintf("infrastructure and limits of the scenario are for containers; the %s target ignores them", stack)
+		r.notes = append(r.notes, note)
+		r.progress.line("note: %s", note)
+	}
+	if stack != "embedded" {
+		return
+	}
+	canKill := func(role string, instance int) bool {
+		return role != containers.RoleMySQL && (role != containers.RoleKafka || instance == 0)
+	}
+	if kills, _ := impossible(r.spec, canKill, func(string, int) bool { return true }); kills != "" {
+		r.missing = append(r.missing, history.Missing{Needs: "faults", Refused: true,
+			Text: fmt.Sprintf("the scenario kills %s, which only containers have: make images, then --stack containers", kills)})
+	}
+}
+
+// impossible lists what a scenario kills and flushes and cannot, "" for nothing.
+func impossible(spec *scenario.Spec, canKill, canFlush func(role string, instance int) bool) (kills, flushes string) {
+	var k, f []string
+	for _, fault := range spec.Faults {
+		role, instance := fault.Target()
+		switch {
+		case fault.Kill != "" && !canKill(role, instance) && !slices.Contains(k, fault.Kill):
+			k = append(k, fault.Kill)
+		case fault.Flush != "" && !canFlush(role, instance) && !slices.Contains(f, fault.Flush):
+			f = append(f, fault.Flush)
+		}
+	}
+	return strings.Join(k, " and "), strings.Join(f, " and ")
+}
+
+// limits are those of the scenario, as the containers take them.
+func limits(spec *scenario.Spec) map[string]containers.Limits {
+	out := map[string]containers.Limits{}
+	for _, l := range spec.Limits.All() {
+		out[l.Role] = containers.Limits{CPUSet: l.CPUSet, CPUs: l.CPUs, MemBytes: l.MemoryBytes}
+	}
+	return out
 }
 
 // folder returns the absolute path of the run folder.
@@ -73,7 +147,13 @@ func (r *runner) runContainers(file, reason string) error {
 	if err := os.MkdirAll(filepath.Dir(r.dir), 0o755); err != nil {
 		return &codedError{exitInternal, fmt.Errorf("run folder: %w", err)}
 	}
-	d, err := containers.New(containers.Config{Topology: r.topology(), Images: containers.ImagesFromEnv(os.Getenv), Exe: exe,
+	images, err := r.flags.imageNames()
+	if err != nil {
+		return &codedError{exitUsage, err}
+	}
+	infra := r.spec.Infrastructure
+	d, err := containers.New(containers.Config{Topology: r.topology(), Images: images, Exe: exe,
+		Brokers: infra.Brokers, Replicas: infra.Replicas, Limits: limits(r.spec),
 		LogDir: filepath.Join(r.dir, "logs"), Plant: r.flags.plant, Settings: r.settings()})
 	if err != nil {
 		return &codedError{exitInternal, err}
@@ -92,6 +172,9 @@ func (r *runner) runContainers(file, reason string) error {
 		Args: func(attachment string) []string {
 			args := []string{"run", file, "--attach", attachment, "--reason", reason, "--out", r.dir,
 				"--seed", strconv.FormatUint(r.spec.Seed, 10), "--duration", fmt.Sprintf("%gs", r.spec.Phases.SteadyS)}
+			for role, name := range r.flags.images { // for the manifest
+				args = append(args, "--image", role+"="+name)
+			}
 			if r.spec.Rates == (scenario.Overrides{}) {
 				args = append(args, "--scale", strconv.FormatFloat(r.spec.Scale, 'g', -1, 64))
 			}

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -137,16 +136,10 @@ func undeclared(spec *scenario.Spec, t *external.Target) []history.Missing {
 	add := func(needs string, refused bool, format string, args ...any) {
 		out = append(out, history.Missing{Needs: needs, Refused: refused, Text: fmt.Sprintf(format, args...)})
 	}
-	var kills []string
-	for _, fault := range spec.Faults {
-		role, n, _ := strings.Cut(fault.Kill, "/")
-		instance, _ := strconv.Atoi(n)
-		if !t.CanKill(role, instance) && !slices.Contains(kills, fault.Kill) {
-			kills = append(kills, fault.Kill)
-		}
-	}
-	if len(kills) > 0 {
-		add("faults", true, "the scenario kills %s, which needs the capability kill: declare kill and restart for it under instances in %s", strings.Join(kills, " and "), file)
+	if kills, flushes := impossible(spec, t.CanKill, t.CanFlush); kills != "" {
+		add("faults", true, "the scenario kills %s, which needs the capability kill: declare kill and restart for it under instances in %s", kills, file)
+	} else if flushes != "" {
+		add("faults", true, "the scenario flushes %s: declare flush for it under instances in %s", flushes, file)
 	}
 	if f.Provisioning == "" {
 		switch m := spec.Membership; {

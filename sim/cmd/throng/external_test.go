@@ -165,6 +165,7 @@ func TestExternalRefusals(t *testing.T) {
 		want              string
 	}{
 		{"kill", externalFaults, gateway + groups, nil, exitInconclusive, "the scenario kills message/0, which needs the capability kill: declare kill and restart for it under instances in target.yaml"},
+		{"flush", "faults: [{at: 1s, flush: redis/0}]", gateway + groups, nil, exitInconclusive, "the scenario flushes redis/0: declare flush for it under instances in target.yaml"},
 		{"members", "membership: {removals_per_s: 1}", gateway + "provisioned: true\n", nil, exitInconclusive, "needs the capability provisioning: declare provisioning_url in target.yaml"},
 		{"users", "", gateway, nil, exitInconclusive, "or provisioned: true if they are there"},
 		{"rate", "extra: [{name: much, group_size: 100, sends: 600}]", gateway + groups, nil, exitUsage, "plans 160 sends/s in its steady phase"},

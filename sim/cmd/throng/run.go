@@ -35,6 +35,7 @@ type runFlags struct {
 	attach, reason string
 	seed           uint64
 	seedSet        bool
+	images         map[string]string // of infrastructure in containers, by role
 }
 
 func (c *cli) runCommand() *cobra.Command {
@@ -62,6 +63,7 @@ SCENARIO is a file, or the name of one under scenarios/.`,
 	cmd.Flags().StringVar(&f.plant, "plant", "", "plants a bug in the backend, to see the audit find it: drop, ack-early, commit-early or ex-member")
 	cmd.Flags().StringVar(&f.target, "target", "", "file that describes the deployment, for --stack external")
 	cmd.Flags().Float64Var(&f.maxRate, "max-rate", 0, "most sends a second that an external target may get (default: its file's max_sends_per_s, or 100)")
+	cmd.Flags().StringToStringVar(&f.images, "image", nil, "image of infrastructure in containers, as kafka=NAME, mysql=NAME or redis=NAME, once for each; before THRONG_IMAGE_KAFKA and so on")
 	cmd.Flags().StringVar(&f.pprof, "pprof", "", "serves profiles of the generator at this address, as 127.0.0.1:6060")
 	cmd.Flags().StringVar(&f.attach, "attach", "", "file that describes a running target, for the generator in a container")
 	cmd.Flags().StringVar(&f.reason, "reason", "", "why the target was chosen, for --attach")
@@ -126,6 +128,7 @@ func (r *runner) plan(stack string) (err error) {
 			return err
 		}
 	}
+	r.checkContainers(stack)
 	if r.sched, err = workload.Build(r.spec, r.pop); err != nil {
 		return err
 	}
@@ -174,6 +177,7 @@ type runner struct {
 	writer   *history.Writer
 	target   target.Target
 	missing  []history.Missing // what the target does not declare
+	notes    []string          // for the manifest
 }
 
 // prepare makes the run folder and the target.
@@ -212,7 +216,7 @@ func (r *runner) open(stack, reason string) (err error) {
 		FormatVersion: history.FormatVersion, RunID: history.NewRunID(r.start, r.spec.Hash()), Scenario: r.spec.Name, Question: r.spec.Question,
 		Target: stack, TargetReason: reason, Versions: versions(), Machine: thisMachine(),
 		Seed: r.spec.Seed, SpecHash: r.spec.Hash(), SpecYAML: string(r.spec.YAML()), Replay: r.replay(stack), Start: r.start,
-		Users: r.pop.Users(), Missing: r.missing,
+		Users: r.pop.Users(), Missing: r.missing, Notes: r.notes,
 	}
 	if t, ok := r.target.(*external.Target); ok {
 		describeExternal(r.manifest, t.File())
@@ -232,15 +236,18 @@ func (r *runner) settings() system.Settings {
 }
 
 func (r *runner) replay(stack string) string {
-	external := ""
+	more := ""
 	if r.flags.target != "" {
-		external = " --target " + r.flags.target
+		more = " --target " + r.flags.target
 	}
 	if r.flags.maxRate > 0 {
-		external += fmt.Sprintf(" --max-rate %g", r.flags.maxRate)
+		more += fmt.Sprintf(" --max-rate %g", r.flags.maxRate)
+	}
+	for _, role := range slices.Sorted(maps.Keys(r.flags.images)) {
+		more += fmt.Sprintf(" --image %s=%s", role, r.flags.images[role])
 	}
 	return fmt.Sprintf("throng run %s --stack %s%s --seed %d --scale %g --duration %gs",
-		r.spec.Name, stack, external, r.spec.Seed, r.spec.Scale, r.spec.Phases.SteadyS)
+		r.spec.Name, stack, more, r.spec.Seed, r.spec.Scale, r.spec.Phases.SteadyS)
 }
 
 // run starts the target, plays the scenario and reports. The target is gone

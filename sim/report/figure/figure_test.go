@@ -74,6 +74,9 @@ func samples() []*Figure {
 }
 
 func TestFiguresAreWellFormedAndRepeatable(t *testing.T) {
+	if testing.Short() { // it only computes: nothing for the race detector
+		t.Skip("short")
+	}
 	out := os.Getenv("FIGURES") // a folder to look at them
 	for _, f := range samples() {
 		for _, l := range []Layout{Wide(), Narrow()} {
@@ -89,6 +92,9 @@ func TestFiguresAreWellFormedAndRepeatable(t *testing.T) {
 				wellFormed(t, f.Name, a)
 				if bytes.Contains(a, []byte("NaN")) || bytes.Contains(a, []byte("Inf")) {
 					t.Errorf("%s %s: a coordinate is not finite", f.Name, l.Name)
+				}
+				if l.Name != Wide().Name && out == "" { // the same drawing, and a report has no such file
+					continue
 				}
 				p, err := f.PNG(th, l)
 				if err != nil {

@@ -111,17 +111,36 @@ func (t *Attached) Pushes(ctx context.Context, f func(target.Push)) error {
 }
 
 // Kill ends a container with SIGKILL.
-func (t *Attached) Kill(role string, instance int) error { return t.act("kill", role, instance) }
+func (t *Attached) Kill(role string, instance int) error {
+	_, err := t.act("kill", role, instance)
+	return err
+}
 
 // Restart starts a container that is down again.
-func (t *Attached) Restart(role string, instance int) error { return t.act("restart", role, instance) }
+func (t *Attached) Restart(role string, instance int) error {
+	_, err := t.act("restart", role, instance)
+	return err
+}
 
-func (t *Attached) act(what, role string, instance int) error {
+// Flush empties Redis.
+func (t *Attached) Flush(role string, instance int) (int64, error) {
+	said, err := t.act("flush", role, instance)
+	if err != nil {
+		return 0, err
+	}
+	keys, err := strconv.ParseInt(said, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("containers: control: it answered %q to flush", said)
+	}
+	return keys, nil
+}
+
+func (t *Attached) act(what, role string, instance int) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), removeTimeout)
 	defer cancel()
 	q := url.Values{"role": {role}, "instance": {strconv.Itoa(instance)}}
-	_, err := t.ask(ctx, http.MethodPost, "/"+what+"?"+q.Encode())
-	return err
+	said, err := t.ask(ctx, http.MethodPost, "/"+what+"?"+q.Encode())
+	return string(said), err
 }
 
 // ask makes a request to the control socket.

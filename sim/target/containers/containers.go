@@ -201,7 +201,8 @@ func (d *Deployment) Capabilities() target.Capabilities {
 
 // Versions returns the images that are used, by role, for the manifest.
 func (d *Deployment) Versions() map[string]string {
-	return map[string]string{"image.kafka": d.images.kafka, "image.mysql": d.images.mysql, "image.redis": d.images.redis, "image.role": d.images.role}
+	i := &d.images
+	return map[string]string{"image.kafka": i.version(i.kafka), "image.mysql": i.version(i.mysql), "image.redis": i.version(i.redis), "image.role": i.role}
 }
 
 // Start starts the infrastructure, then all roles at once, and returns when

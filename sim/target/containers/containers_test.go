@@ -52,8 +52,11 @@ func TestDeployment(t *testing.T) {
 	t.Run("generator on the network", func(t *testing.T) { generatorRuns(t, d) })
 	t.Run("every part killed", func(t *testing.T) { everyPartKilled(t, d, events) })
 	t.Run("redis flushed", func(t *testing.T) {
-		if err := d.FlushRedis(within(t, 10*time.Second)); err != nil {
-			t.Fatal(err)
+		if keys, err := d.Flush(RoleRedis, 0); err != nil || keys == 0 {
+			t.Fatalf("%d keys, %v", keys, err)
+		}
+		if keys, err := d.Flush(RoleMySQL, 0); err == nil {
+			t.Fatalf("%d keys of MySQL were flushed", keys)
 		}
 		if err := exchange(within(t, time.Minute), d, 4000); err != nil {
 			t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -21,6 +22,7 @@ import (
 //	GET  /state?events=N   state, with the events from the N-th on
 //	POST /kill?role=R&instance=I
 //	POST /restart?role=R&instance=I
+//	POST /flush?role=R&instance=I   the number of keys
 type control struct {
 	server *http.Server
 	done   chan struct{}
@@ -56,19 +58,26 @@ func startControl(d *Deployment) (*control, error) {
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(s) // the reader may be gone
 	})
-	act := func(f func(role string, instance int) error) http.HandlerFunc {
+	act := func(f func(w io.Writer, role string, instance int) error) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			instance, err := strconv.Atoi(r.URL.Query().Get("instance"))
 			if err == nil {
-				err = f(r.URL.Query().Get("role"), instance)
+				err = f(w, r.URL.Query().Get("role"), instance)
 			}
 			if err != nil {
 				http.Error(w, err.Error(), http.StatusConflict)
 			}
 		}
 	}
-	mux.HandleFunc("POST /kill", act(d.Kill))
-	mux.HandleFunc("POST /restart", act(d.Restart))
+	mux.HandleFunc("POST /kill", act(func(_ io.Writer, role string, instance int) error { return d.Kill(role, instance) }))
+	mux.HandleFunc("POST /restart", act(func(_ io.Writer, role string, instance int) error { return d.Restart(role, instance) }))
+	mux.HandleFunc("POST /flush", act(func(w io.Writer, role string, instance int) error {
+		keys, err := d.Flush(role, instance)
+		if err == nil {
+			fmt.Fprint(w, keys)
+		}
+		return err
+	}))
 	c := &control{server: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}, done: make(chan struct{})}
 	go func() {
 		defer close(c.done)

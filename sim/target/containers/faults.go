@@ -4,37 +4,17 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"net"
-	"time"
+
+	"throng/sim/target"
 )
 
-// FlushRedis empties Redis, as an operator's mistake or a failover would.
-func (d *Deployment) FlushRedis(ctx context.Context) error {
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "tcp", d.Address(RoleRedis, 0, portRedis))
-	if err != nil {
-		return fmt.Errorf("containers: flush redis: %w", err)
+// Flush empties Redis, the only store that can be emptied, and returns how many
+// keys it had.
+func (d *Deployment) Flush(role string, instance int) (int64, error) {
+	if role != RoleRedis || instance != 0 {
+		return 0, fmt.Errorf("containers: %s/%d cannot be emptied, %s/0 can", role, instance, RoleRedis)
 	}
-	defer conn.Close()
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		deadline = time.Now().Add(removeTimeout)
-	}
-	if err := conn.SetDeadline(deadline); err != nil {
-		return fmt.Errorf("containers: flush redis: %w", err)
-	}
-	if _, err := conn.Write([]byte("FLUSHALL\r\n")); err != nil {
-		return fmt.Errorf("containers: flush redis: %w", err)
-	}
-	var buf [5]byte
-	n, err := conn.Read(buf[:])
-	if err != nil {
-		return fmt.Errorf("containers: flush redis: %w", err)
-	}
-	if string(buf[:n]) != "+OK\r\n" {
-		return fmt.Errorf("containers: flush redis: it answered %q", buf[:n])
-	}
-	return nil
+	return target.FlushRedis(context.Background(), d.Address(RoleRedis, 0, portRedis))
 }
 
 // ReplicaLag returns how many transactions of the primary a replica (mysql/i, i

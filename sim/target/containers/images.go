@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -30,11 +31,12 @@ const (
 	EnvImageRedis = "THRONG_IMAGE_REDIS"
 )
 
-// Versions that are pinned, as system/deploy/images has them.
+// Images by default: the public ones of pinned versions, and those that
+// system/deploy/images builds.
 const (
-	kafkaVersion = "4.4.0"
-	mysqlVersion = "9"
-	redisVersion = "7"
+	publicKafka, ownKafka = "apache/kafka:4.4.0", "throng/kafka:4.4.0"
+	publicMySQL, ownMySQL = "mysql:9.7", "throng/mysql:9"
+	publicRedis, ownRedis = "redis:7.4", "throng/redis:7"
 )
 
 // ImagesFromEnv returns what the environment names; getenv is os.Getenv.
@@ -43,52 +45,63 @@ func ImagesFromEnv(getenv func(string) string) Images {
 }
 
 // resolved names images that the daemon has.
-type resolved struct{ kafka, mysql, redis, role string }
+type resolved struct {
+	kafka, mysql, redis, role string
+	ids                       map[string]string // of the infrastructure's, by name
+}
+
+// version is an image's name and the beginning of its id: a name can mean
+// another image tomorrow.
+func (r *resolved) version(name string) string {
+	id := strings.TrimPrefix(r.ids[name], "sha256:")
+	return name + " " + id[:min(len(id), 12)]
+}
 
 // resolve finds the images. The error names each one that is missing.
 func (i Images) resolve(ctx context.Context, api client.APIClient) (resolved, error) {
-	var r resolved
+	r := resolved{ids: map[string]string{}}
 	var errs []error
 	for _, want := range []struct {
-		into            *string
-		chosen, env     string
-		public, ourOwns string
+		into              *string
+		role, chosen, env string
+		byDefault         []string
 	}{
-		{&r.kafka, i.Kafka, EnvImageKafka, "apache/kafka:" + kafkaVersion, "throng/kafka:" + kafkaVersion},
-		{&r.mysql, i.MySQL, EnvImageMySQL, "mysql:" + mysqlVersion, "throng/mysql:" + mysqlVersion},
-		{&r.redis, i.Redis, EnvImageRedis, "redis:" + redisVersion, "throng/redis:" + redisVersion},
+		{&r.kafka, RoleKafka, i.Kafka, EnvImageKafka, []string{publicKafka, ownKafka}},
+		{&r.mysql, RoleMySQL, i.MySQL, EnvImageMySQL, []string{publicMySQL, ownMySQL}},
+		{&r.redis, RoleRedis, i.Redis, EnvImageRedis, []string{publicRedis, ownRedis}},
 	} {
 		names := []string{want.chosen}
 		if want.chosen == "" {
-			names = []string{want.public, want.ourOwns}
+			names = want.byDefault
 		}
 		for _, name := range names {
-			ok, err := hasImage(ctx, api, name)
+			id, err := imageID(ctx, api, name)
 			if err != nil {
 				return resolved{}, err
 			}
-			if ok {
-				*want.into = name
+			if id != "" {
+				*want.into, r.ids[name] = name, id
 				break
 			}
 		}
 		if *want.into == "" {
-			errs = append(errs, fmt.Errorf("containers: the daemon has no image %s: pull it, or run make images, or name another in %s",
-				names[0], want.env))
+			errs = append(errs, fmt.Errorf("containers: the daemon has no image %s: pull it, or run make images, or name another with --image %s=NAME or in %s",
+				names[0], want.role, want.env))
 		}
 	}
 	return r, errors.Join(errs...)
 }
 
-func hasImage(ctx context.Context, api client.APIClient, name string) (bool, error) {
-	_, err := api.ImageInspect(ctx, name)
+// imageID returns "" where the daemon has no such image.
+func imageID(ctx context.Context, api client.APIClient, name string) (string, error) {
+	info, err := api.ImageInspect(ctx, name)
 	switch {
 	case err == nil:
-		return true, nil
+		return info.ID, nil
 	case errdefs.IsNotFound(err):
-		return false, nil
+		return "", nil
 	}
-	return false, fmt.Errorf("containers: look for image %s: %w", name, err)
+	return "", fmt.Errorf("containers: look for image %s: %w", name, err)
 }
 
 const (
@@ -116,7 +129,7 @@ func roleImage(ctx context.Context, api client.APIClient, exe string) (string, e
 		return "", fmt.Errorf("containers: binary of the roles: %w", err)
 	}
 	name := roleRepository + ":" + hex.EncodeToString(h.Sum(nil))[:16]
-	if ok, err := hasImage(ctx, api, name); ok || err != nil {
+	if id, err := imageID(ctx, api, name); id != "" || err != nil {
 		return name, err
 	}
 	removeOldRoleImages(ctx, api)
@@ -140,7 +153,7 @@ func roleImage(ctx context.Context, api client.APIClient, exe string) (string, e
 	if _, err := io.Copy(io.Discard, res); err != nil {
 		return "", fmt.Errorf("containers: image of the roles: %w", err)
 	}
-	if ok, err := hasImage(ctx, api, name); !ok {
+	if id, err := imageID(ctx, api, name); id == "" {
 		return "", errors.Join(errors.New("containers: the image of the roles was not made"), err)
 	}
 	return name, nil

@@ -93,6 +93,12 @@ func (t *Target) CanKill(role string, instance int) bool {
 	return in != nil && in.Kill != nil
 }
 
+// CanFlush says whether the file has a command to empty a store.
+func (t *Target) CanFlush(role string, instance int) bool {
+	in := t.find(role, instance)
+	return in != nil && in.Flush != nil
+}
+
 // Log says whether the fan-out's counters can be read, and how many partitions
 // the groups' log has, -1 when that is not known.
 func (t *Target) Log() (watched bool, partitions int) {
@@ -245,6 +251,11 @@ func (t *Target) Kill(role string, instance int) error {
 // Restart runs the instance's restart command.
 func (t *Target) Restart(role string, instance int) error {
 	return t.command(role, instance, "restart", func(in *Instance) []string { return in.Restart })
+}
+
+// Flush runs the instance's flush command.
+func (t *Target) Flush(role string, instance int) (int64, error) {
+	return -1, t.command(role, instance, "flush", func(in *Instance) []string { return in.Flush })
 }
 
 func (t *Target) command(role string, instance int, what string, of func(*Instance) []string) error {

@@ -57,6 +57,7 @@ type Instance struct {
 	Metrics  string   // URL, "" without
 	Kill     []string // command and arguments, nil without
 	Restart  []string
+	Flush    []string
 }
 
 // Roles that an instance may have.
@@ -110,7 +111,7 @@ func (r *reader) fields(f *File) []field {
 		{"pushes_url", "http://host:port or https://host:port of the push provider, whose /feed lists what it accepted", text(&f.PushesURL, isHTTP)},
 		{"partitions", "a whole number from 1 to 4096", integer(&f.Partitions, 1, 4096)},
 		{"cpu", "true or false", flag(&f.CPU)},
-		{"instances", "a list of mappings with role, instance, metrics, kill, restart", r.instances(f)},
+		{"instances", "a list of mappings with role, instance, metrics, kill, restart, flush", r.instances(f)},
 	}
 }
 
@@ -121,6 +122,7 @@ func (r *reader) instanceFields(in *Instance) []field {
 		{"metrics", "http://host:port/metrics or the like", text(&in.Metrics, isURL("http", "https"))},
 		{"kill", "a list: the command that ends the process at once, and its arguments", r.list(&in.Kill, notEmpty)},
 		{"restart", "a list: the command that starts the process again, and its arguments", r.list(&in.Restart, notEmpty)},
+		{"flush", "a list: the command that empties the store, and its arguments", r.list(&in.Flush, notEmpty)},
 	}
 }
 

@@ -232,7 +232,8 @@ func TestStartNamesWhatDoesNotAnswer(t *testing.T) {
 func TestCommands(t *testing.T) {
 	mark := filepath.Join(t.TempDir(), "mark")
 	x := New(&File{Path: "t.yaml", Instances: []Instance{
-		{Role: "fanout", Kill: []string{"touch", mark}, Restart: []string{"sh", "-c", "echo no such service >&2; exit 3"}}}})
+		{Role: "fanout", Kill: []string{"touch", mark}, Restart: []string{"sh", "-c", "echo no such service >&2; exit 3"}},
+		{Role: "redis", Flush: []string{"touch", mark + "-flushed"}}}})
 	if err := x.Kill("fanout", 0); err != nil {
 		t.Error(err)
 	}
@@ -241,6 +242,15 @@ func TestCommands(t *testing.T) {
 	}
 	if err := x.Restart("fanout", 0); err == nil || !strings.Contains(err.Error(), "no such service") {
 		t.Errorf("restart: %v", err)
+	}
+	if keys, err := x.Flush("redis", 0); err != nil || keys >= 0 || !x.CanFlush("redis", 0) || x.CanFlush("fanout", 0) {
+		t.Errorf("%d keys, %v", keys, err)
+	}
+	if _, err := os.Stat(mark + "-flushed"); err != nil {
+		t.Errorf("the flush command did not run: %v", err)
+	}
+	if _, err := x.Flush("fanout", 0); err == nil || !strings.Contains(err.Error(), "t.yaml declares no flush command for fanout/0") {
+		t.Errorf("flush: %v", err)
 	}
 	if err := x.Kill("fanout", 1); err == nil || !strings.Contains(err.Error(), "t.yaml declares no kill command for fanout/1") {
 		t.Errorf("kill of an unknown instance: %v", err)

@@ -39,7 +39,8 @@ import (
 // registry, never waited for.
 type Registry interface {
 	// Run holds the lease of this gateway and its subscriptions until ctx is
-	// done. Published messages of subscribed topics are handed to deliver.
+	// done. Published messages of subscribed topics are handed to deliver,
+	// which may be called from several goroutines at once.
 	Run(ctx context.Context, gateway string, incarnation uint64, deliver func(topic string, payload []byte)) error
 	Register(user uint64, device uint32, conn uint64)
 	Unregister(user uint64, device uint32, conn uint64)

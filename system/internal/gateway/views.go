@@ -18,7 +18,7 @@ type topic struct {
 
 func topicOf(v *wire.View) topic { return topic{user: v.GetUser(), group: v.GetGroup()} }
 
-// name is the topic's channel: "u<id>" or "g<id>".
+// name is the topic's name to the registry: "u<id>" or "g<id>".
 func (t topic) name() string {
 	if t.group != 0 {
 		return "g" + strconv.FormatUint(t.group, 10)

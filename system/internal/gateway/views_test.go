@@ -164,13 +164,16 @@ func TestTypingAndPresence(t *testing.T) {
 		}
 	}
 	alice.send(typingOf(0, 77))
-	if e := bob.recv().GetTypingEvent(); e.GetFrom() != 1 { // not his own
-		t.Fatalf("typing in a group: %v", e)
+	for _, c := range []*client{bob, carol} {
+		if e := c.recv().GetTypingEvent(); e.GetFrom() != 1 { // bob has not got his own
+			t.Fatalf("typing in a group: %v", e)
+		}
 	}
 
 	// Bob goes without a word; whoever looks at him learns it.
 	carol.send(viewOf(2, 0))
-	for carol.recv().GetPresenceEvent() == nil { // alice's typing comes first
+	if e := carol.recv().GetPresenceEvent(); !e.GetAvailable() {
+		t.Fatalf("view of bob: %v", e)
 	}
 	bob.ws.Close()
 	if e := carol.recv().GetPresenceEvent(); e.GetUser() != 2 || e.GetAvailable() || e.GetLastSeenMs() == 0 {

@@ -3,22 +3,21 @@ package session
 import (
 	"context"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
 )
 
-// topics is what this gateway wants to be subscribed to. The goroutine that
-// talks to Redis makes it so, and makes it so again after a lost connection.
+// topics is what this gateway wants to hear of. The goroutine of exchange makes
+// the interests in Redis so.
 type topics struct {
 	limit int
 	wake  chan struct{} // capacity 1, never closed
 
 	mu      sync.Mutex
 	wanted  map[string]struct{}
-	changed map[string]struct{} // topics whose subscription may not be as wanted
+	changed map[string]struct{} // topics whose interest in Redis may not be as wanted
 }
 
 func (t *topics) init(limit int) {
@@ -51,7 +50,12 @@ func (r *Registry) Unsubscribe(topic string) {
 	t := &r.topics
 	t.mu.Lock()
 	delete(t.wanted, topic)
-	t.changed[topic] = struct{}{}
+	if len(t.changed) < 2*t.limit {
+		t.changed[topic] = struct{}{}
+	} else { // Redis is away: an interest that it holds ends by itself
+		delete(t.changed, topic)
+		r.m.topics.Dropped.Inc()
+	}
 	r.m.topics.Depth.Set(float64(len(t.wanted)))
 	t.mu.Unlock()
 	t.poke()
@@ -64,35 +68,55 @@ func (t *topics) poke() {
 	}
 }
 
-// take returns what has to change, given what is subscribed now.
-func (t *topics) take(active map[string]struct{}) (add, remove []string) {
+func (t *topics) wants(topic string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for topic := range t.changed {
-		_, want := t.wanted[topic]
-		_, have := active[topic]
-		switch {
-		case want && !have:
-			add = append(add, topic)
-		case !want && have:
-			remove = append(remove, topic)
-		}
-	}
-	clear(t.changed)
-	return add, remove
+	_, ok := t.wanted[topic]
+	return ok
 }
 
-// all makes take return everything that is wanted: nothing is subscribed.
-func (t *topics) all() {
+// renew makes take return everything that is wanted.
+func (t *topics) renew() {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	clear(t.changed)
 	for topic := range t.wanted {
 		t.changed[topic] = struct{}{}
 	}
+	t.mu.Unlock()
+	t.poke()
 }
 
-// keepSubscribed holds a connection with the subscriptions until ctx is done.
+// again makes take return these topics once more, if it has to.
+func (t *topics) again(lists ...[]string) {
+	t.mu.Lock()
+	for _, names := range lists {
+		for _, topic := range names {
+			t.changed[topic] = struct{}{}
+		}
+	}
+	t.mu.Unlock()
+	t.poke()
+}
+
+// take returns up to limit topics whose interest in Redis may not be as wanted.
+func (t *topics) take(limit int) (wanted, unwanted []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for topic := range t.changed {
+		if len(wanted)+len(unwanted) >= limit {
+			t.poke() // for the rest
+			break
+		}
+		delete(t.changed, topic)
+		if _, ok := t.wanted[topic]; ok {
+			wanted = append(wanted, topic)
+		} else {
+			unwanted = append(unwanted, topic)
+		}
+	}
+	return wanted, unwanted
+}
+
+// keepSubscribed listens to the channel of this gateway until ctx is done.
 func (r *Registry) keepSubscribed(ctx context.Context, deliver func(topic string, payload []byte)) {
 	retry := time.NewTimer(0)
 	defer retry.Stop()
@@ -103,7 +127,7 @@ func (r *Registry) keepSubscribed(ctx context.Context, deliver func(topic string
 		case <-retry.C:
 		}
 		if err := r.subscription(ctx, deliver); err != nil && ctx.Err() == nil {
-			r.log.Debug("subscriptions lost", "err", err)
+			r.log.Debug("subscription lost", "err", err)
 		}
 		retry.Reset(retryDelay)
 	}
@@ -119,11 +143,18 @@ func (r *Registry) subscription(ctx context.Context, deliver func(topic string, 
 	// Without this, release would wait for a connection that is dead.
 	defer d.Close()
 	lost := d.SetPubSubHooks(rueidis.PubSubHooks{OnMessage: func(m rueidis.PubSubMessage) {
-		deliver(strings.TrimPrefix(m.Channel, channelPrefix), []byte(m.Message))
+		ok := each([]byte(m.Message), func(topic string, payload []byte) {
+			if r.topics.wants(topic) { // the publisher may not have read yet that nobody does
+				deliver(topic, payload)
+			}
+		})
+		if !ok {
+			r.log.Error("malformed message of another gateway", "bytes", len(m.Message))
+		}
 	}})
-	active := make(map[string]struct{})
-	r.topics.all()
-	r.topics.poke()
+	if err := r.ask(ctx, d, "subscribe", d.B().Subscribe().Channel(channelPrefix+r.self).Build().Pin()); err != nil {
+		return err
+	}
 	// A connection that carries nothing is not seen to be dead: ask it.
 	ping := time.NewTicker(r.cfg.RenewEvery)
 	defer ping.Stop()
@@ -132,51 +163,19 @@ func (r *Registry) subscription(ctx context.Context, deliver func(topic string, 
 		case <-ctx.Done():
 			return nil
 		case err := <-lost:
-			return fmt.Errorf("session: subscriptions: connection lost: %w", err)
+			return fmt.Errorf("session: subscription: connection lost: %w", err)
 		case <-ping.C:
 			if err := r.ask(ctx, d, "ping", d.B().Ping().Build().Pin()); err != nil {
 				return err
 			}
-		case <-r.topics.wake:
-			add, remove := r.topics.take(active)
-			if err := r.change(ctx, d, add, remove, active); err != nil {
-				return err
-			}
 		}
 	}
-}
-
-// change subscribes and unsubscribes, in bounded commands.
-func (r *Registry) change(ctx context.Context, d rueidis.DedicatedClient, add, remove []string, active map[string]struct{}) error {
-	for i := range add {
-		active[add[i]] = struct{}{}
-		add[i] = channelPrefix + add[i]
-	}
-	for i := range remove {
-		delete(active, remove[i])
-		remove[i] = channelPrefix + remove[i]
-	}
-	for len(remove) > 0 {
-		n := min(len(remove), batchOps)
-		if err := r.ask(ctx, d, "unsubscribe", d.B().Unsubscribe().Channel(remove[:n]...).Build().Pin()); err != nil {
-			return err
-		}
-		remove = remove[n:]
-	}
-	for len(add) > 0 {
-		n := min(len(add), batchOps)
-		if err := r.ask(ctx, d, "subscribe", d.B().Subscribe().Channel(add[:n]...).Build().Pin()); err != nil {
-			return err
-		}
-		add = add[n:]
-	}
-	return nil
 }
 
 func (r *Registry) ask(ctx context.Context, d rueidis.DedicatedClient, what string, cmd rueidis.Completed) error {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
 	defer cancel()
-	r.m.ops.WithLabelValues(what).Inc()
+	r.count(what, 1)
 	if err := d.Do(ctx, cmd).Error(); err != nil {
 		return fmt.Errorf("session: %s: %w", what, err)
 	}

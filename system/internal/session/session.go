@@ -12,11 +12,19 @@
 //	throng:gw:<gateway>   the incarnation that holds the gateway's lease, with a time to live
 //	throng:s:<user>       hash: "<device>@<gateway>/<incarnation>/<conn>" -> connected at, Unix ms
 //	                            "seen" -> when a device was last disconnected, Unix ms
-//	throng:c:<topic>      Pub/Sub channel
+//	throng:i:<topic>      hash: "<gateway>/<incarnation>" -> until when its interest lasts, Unix ms
+//	throng:c:<gateway>/<incarnation>   Pub/Sub channel of a gateway
 //
 // An entry counts only while its gateway's lease names the same incarnation, so
 // a gateway that was killed takes its entries with it. The field names the
 // connection, so deleting it never deletes a newer one.
+//
+// A gateway is interested in a topic while a client of its own views it. Who
+// publishes reads who is interested and sends each of them one message with all
+// there is for it; without an interest nothing is sent. A channel for each topic
+// would be simpler, but a PUBLISH in miniredis looks through all of them. An
+// interest is renewed while it lasts. What a killed gateway leaves behind reaches
+// nobody, since the channel names the incarnation, and ends by itself.
 package session
 
 import (
@@ -51,17 +59,22 @@ type Config struct {
 	RegistryQueue int
 	// EphemeralQueue bounds the events and look-ups that wait. [4,096]
 	EphemeralQueue int
-	// Topics bounds the subscriptions. [262,144]
-	Topics  int
-	Log     *slog.Logger
-	Metrics prometheus.Registerer
+	// Topics bounds the topics subscribed to. [262,144]
+	Topics int
+	// InterestTTL is how long the interest in a topic lasts in Redis; it is
+	// renewed after half of it. The clocks of gateways must agree better than
+	// that. [10 min]
+	InterestTTL time.Duration
+	Log         *slog.Logger
+	Metrics     prometheus.Registerer
 }
 
 const (
-	leasePrefix   = "throng:gw:"
-	userPrefix    = "throng:s:"
-	channelPrefix = "throng:c:"
-	seenField     = "seen"
+	leasePrefix    = "throng:gw:"
+	userPrefix     = "throng:s:"
+	interestPrefix = "throng:i:"
+	channelPrefix  = "throng:c:"
+	seenField      = "seen"
 	// keep is how long after the last connect a user's hash stays: as long as
 	// anybody asks when they were last seen.
 	keep = 30 * 24 * time.Hour
@@ -105,10 +118,10 @@ type Registry struct {
 
 	client atomic.Pointer[rueidis.Client] // nil until Redis was reached once
 
-	registry  chan op // never closed
-	ephemeral chan op // never closed
+	registry  chan op    // never closed
+	ephemeral chan event // never closed
 
-	identity string // "@<gateway>/<incarnation>/", set by Run before its goroutines begin
+	self string // "<gateway>/<incarnation>", set by Run before its goroutines begin
 
 	mu      sync.Mutex
 	entries map[uint64]entry
@@ -141,6 +154,7 @@ func New(cfg Config) (*Registry, error) {
 	duration(&cfg.LeaseTTL, 6*time.Second)
 	duration(&cfg.RenewEvery, 2*time.Second)
 	duration(&cfg.Timeout, time.Second)
+	duration(&cfg.InterestTTL, 10*time.Minute)
 	number(&cfg.RegistryQueue, 65_536)
 	number(&cfg.EphemeralQueue, 4096)
 	number(&cfg.Topics, 262_144)
@@ -151,7 +165,7 @@ func New(cfg Config) (*Registry, error) {
 		cfg.Metrics = prometheus.NewRegistry()
 	}
 	r := &Registry{cfg: cfg, log: cfg.Log, entries: make(map[uint64]entry),
-		registry: make(chan op, cfg.RegistryQueue), ephemeral: make(chan op, cfg.EphemeralQueue)}
+		registry: make(chan op, cfg.RegistryQueue), ephemeral: make(chan event, cfg.EphemeralQueue)}
 	r.topics.init(cfg.Topics)
 	var errs [5]error
 	r.m.ops, errs[0] = obs.Register(cfg.Metrics, prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -203,20 +217,21 @@ func (r *Registry) redis(ctx context.Context) (rueidis.Client, error) {
 
 // Run holds the lease of (gateway, incarnation), does what was queued and
 // keeps the subscriptions, until ctx is done; then it records who has left.
-// Messages on subscribed topics go to deliver, one at a time. It returns nil.
+// Messages on subscribed topics go to deliver: those of this gateway on one
+// goroutine, those of others on another. It returns nil.
 func (r *Registry) Run(ctx context.Context, gateway string, incarnation uint64, deliver func(topic string, payload []byte)) error {
-	r.identity = "@" + gateway + "/" + strconv.FormatUint(incarnation, 10) + "/"
+	r.self = gateway + "/" + strconv.FormatUint(incarnation, 10)
 	var wg sync.WaitGroup
 	wg.Go(func() { r.holdLease(ctx, gateway, incarnation) })
-	wg.Go(func() { r.work(ctx, r.registry, r.m.registry, true) })
-	wg.Go(func() { r.work(ctx, r.ephemeral, r.m.ephemeral, false) })
+	wg.Go(func() { r.work(ctx) })
+	wg.Go(func() { r.exchange(ctx, deliver) })
 	wg.Go(func() { r.keepSubscribed(ctx, deliver) })
 	wg.Wait()
 	return nil
 }
 
 // holdLease renews the lease. A lease that was not there, or was another's,
-// means that Redis may have lost the entries too.
+// means that Redis may have lost the entries and interests too.
 func (r *Registry) holdLease(ctx context.Context, gateway string, incarnation uint64) {
 	mine := strconv.FormatUint(incarnation, 10)
 	tick := time.NewTicker(r.cfg.RenewEvery)
@@ -235,6 +250,7 @@ func (r *Registry) holdLease(ctx context.Context, gateway string, incarnation ui
 		if err == nil {
 			if held && was != mine {
 				r.resync.Store(true)
+				r.topics.renew()
 			}
 			held = true
 		}

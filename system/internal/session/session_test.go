@@ -15,7 +15,13 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(serveRedis) != "" {
+		serve()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 const patience = 10 * time.Second
 
@@ -192,53 +198,6 @@ func TestPresence(t *testing.T) {
 	})
 }
 
-func TestChannels(t *testing.T) {
-	servers(t, func(t *testing.T, s server) {
-		n := number()
-		a := start(t, s.addr, fmt.Sprint("a", n), 1, nil)
-		b := start(t, s.addr, fmt.Sprint("b", n), 1, nil)
-		topic := fmt.Sprint("u", n)
-		b.Subscribe(topic)
-		receive(t, a, b, topic)
-		// Many at once, in more than one command.
-		for i := range 3 * batchOps {
-			b.Subscribe(fmt.Sprint(topic, "-", i))
-		}
-		receive(t, a, b, fmt.Sprint(topic, "-", 3*batchOps-1))
-		b.Unsubscribe(topic)
-		b.Subscribe(topic + "-last")
-		receive(t, a, b, topic+"-last") // so the change before it is made too
-		a.Publish(topic, []byte("unwanted"))
-		a.Publish(topic+"-last", []byte("end"))
-		for got := ""; got != topic+"-last end"; {
-			if got = <-b.got; got == topic+" unwanted" {
-				t.Error("a message came after Unsubscribe")
-			}
-		}
-	})
-}
-
-// receive publishes on a until b has one of the messages.
-func receive(t *testing.T, a, b *gateway, topic string) {
-	t.Helper()
-	i := 0
-	until(t, "a message on "+topic, func() bool {
-		i++
-		a.Publish(topic, fmt.Append(nil, "x", i))
-		select {
-		case got := <-b.got:
-			var n int
-			if _, err := fmt.Sscanf(got, topic+" x%d", &n); err != nil || n > i {
-				t.Logf("got %q", got)
-				return false
-			}
-			return true
-		default:
-			return false
-		}
-	})
-}
-
 // Redis goes away, with all it knew, and comes back at the same address.
 func TestRedisRestart(t *testing.T) {
 	m := miniredis.NewMiniRedis()
@@ -247,24 +206,30 @@ func TestRedisRestart(t *testing.T) {
 	}
 	addr := m.Addr()
 	g := start(t, addr, "gw", 1, nil)
+	other := start(t, addr, "other", 1, nil)
 	g.Register(1, 0, 11)
-	g.Subscribe("u9")
-	receive(t, g, g, "u9")
+	other.Subscribe("u9")
+	receive(t, g, other, "u9")
 	until(t, "entry", func() bool { return len(g.lookup(1).Sessions) == 1 })
 	m.Close()
 	g.Register(2, 0, 12)
 	g.Unregister(1, 0, 11)
 	g.Publish("u9", []byte("lost"))
+	other.Subscribe("u10")
 	m = miniredis.NewMiniRedis()
 	until(t, "the port to be free", func() bool { return m.StartAddr(addr) == nil })
 	t.Cleanup(m.Close)
 	until(t, "the entry made while it was away", func() bool { return len(g.lookup(2).Sessions) == 1 })
 	until(t, "the other to be gone", func() bool { return len(g.lookup(1).Sessions) == 0 })
-	receive(t, g, g, "u9")
+	receive(t, g, other, "u9")
+	receive(t, g, other, "u10")
 	// Now it forgets everything without any connection breaking.
 	m.FlushAll()
 	until(t, "the entry to be made again", func() bool { return len(g.lookup(2).Sessions) == 1 })
+	receive(t, g, other, "u9")
+	receive(t, g, other, "u10")
 	g.stop() // before Redis, so that closing finds it
+	other.stop()
 }
 
 // A Redis that takes connections and never answers must not hold anybody up.
@@ -294,6 +259,25 @@ func TestDeadRedisBlocksNobody(t *testing.T) {
 	}
 	if d := testutil.ToFloat64(g.m.ephemeral.Dropped); d < 1900 {
 		t.Errorf("%v events and look-ups dropped", d)
+	}
+	g.stop()
+}
+
+// What is known of a user ends some time, whether they are connected or not.
+func TestTimeToLiveOfUser(t *testing.T) {
+	m := miniredis.RunT(t)
+	g := start(t, m.Addr(), "gw", 1, nil)
+	for conn := range uint64(2) {
+		g.Register(5, 0, conn)
+		until(t, "entry", func() bool { return len(g.lookup(5).Sessions) == 1 })
+		if ttl := m.TTL(userKey(5)); ttl != keep {
+			t.Errorf("connection %d: the hash lives %v", conn, ttl)
+		}
+		g.Unregister(5, 0, conn)
+		until(t, "its end", func() bool { return len(g.lookup(5).Sessions) == 0 })
+		if ttl := m.TTL(userKey(5)); ttl != keep {
+			t.Errorf("after connection %d: the hash lives %v", conn, ttl)
+		}
 	}
 	g.stop()
 }
