@@ -66,6 +66,11 @@ func (s *Service) act(ctx context.Context, act *rpc.GroupAct) (*wire.GroupInfo, 
 		}
 		return info, nil
 	}
+	if req.Action == wire.GroupRequest_ACTION_CREATE {
+		if err := s.ensureTopics(ctx, id); err != nil {
+			return nil, err
+		}
+	}
 	by := Request{User: user, Device: act.Device, ID: req.RequestId}
 	st, _, err := s.edit(ctx, id, by, func(before *State) (*wire.GroupChange, error) { return decide(before, user, req) })
 	if err != nil {

@@ -63,20 +63,26 @@ func (s *Service) provision(ctx context.Context, p *wire.Provision) (*wire.Provi
 	return &wire.ProvisionResult{Users: uint64(len(p.Users)), Groups: uint64(len(p.Groups))}, nil
 }
 
-// create makes groups that do not exist yet, and first the place of their logs:
-// a group that exists can be sent to.
+// create makes groups that do not exist yet.
 func (s *Service) create(ctx context.Context, groups []NewGroup) error {
-	if s.cfg.Topics != nil {
-		ids := make([]uint64, len(groups))
-		for i := range groups {
-			ids[i] = groups[i].ID
-		}
-		if err := s.cfg.Topics.Ensure(ctx, ids); err != nil {
-			return err
-		}
+	ids := make([]uint64, len(groups))
+	for i := range groups {
+		ids[i] = groups[i].ID
+	}
+	if err := s.ensureTopics(ctx, ids...); err != nil {
+		return err
 	}
 	_, err := s.cfg.Store.Create(ctx, groups)
 	return err
+}
+
+// ensureTopics makes the place of the groups' logs. It comes before the groups:
+// one that exists can be sent to.
+func (s *Service) ensureTopics(ctx context.Context, groups ...uint64) error {
+	if s.cfg.Topics == nil {
+		return nil
+	}
+	return s.cfg.Topics.Ensure(ctx, groups)
 }
 
 func newGroups(groups []*wire.ProvisionGroup) ([]NewGroup, error) {
