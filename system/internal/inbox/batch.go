@@ -48,7 +48,7 @@ func (c *Core) Committed(res *Result) error {
 		c.receiptsTaken(d, res.Receipts[i])
 	}
 	for i, s := range paging {
-		if err := c.page(s, res.Pages[i]); err != nil {
+		if err := c.page(s, res.Pages[i], res.Ahead[i]); err != nil {
 			return err
 		}
 	}

@@ -105,7 +105,9 @@ type pusher struct {
 	mu      sync.Mutex
 	next    uint64
 	queue   []*rpc.PushRequest
+	cancels []uint64             // refs on the stream
 	pending map[uint64]pushOwner // by the ref on the stream
+	refs    map[pushOwner]uint64 // the other way round
 }
 
 type pushOwner struct {
@@ -114,7 +116,8 @@ type pushOwner struct {
 }
 
 func newPusher(in *Inbox, addr string) *pusher {
-	return &pusher{in: in, addr: addr, wake: make(chan struct{}, 1), pending: make(map[uint64]pushOwner)}
+	return &pusher{in: in, addr: addr, wake: make(chan struct{}, 1), pending: make(map[uint64]pushOwner),
+		refs: make(map[pushOwner]uint64)}
 }
 
 // push hands a request to the push instance of the user. Without any push
@@ -129,10 +132,26 @@ func (in *Inbox) push(l *loop, r *PushRequest) {
 	p.mu.Lock()
 	p.next++
 	req.Ref = p.next
-	p.pending[req.Ref] = pushOwner{l, r.Ref}
+	owner := pushOwner{l, r.Ref}
+	p.pending[req.Ref], p.refs[owner] = owner, req.Ref
 	p.queue = append(p.queue, req)
 	p.mu.Unlock()
 	in.m.pushQueue.Depth.Inc()
+	wake(p.wake)
+}
+
+// cancelPush takes a request back. It is answered like any other, unless it has
+// an answer on the way.
+func (in *Inbox) cancelPush(l *loop, c PushCancel) {
+	if len(in.pushers) == 0 {
+		return
+	}
+	p := in.pushers[c.User%uint64(len(in.pushers))]
+	p.mu.Lock()
+	if ref, ok := p.refs[pushOwner{l, c.Ref}]; ok {
+		p.cancels = append(p.cancels, ref)
+	}
+	p.mu.Unlock()
 	wake(p.wake)
 }
 
@@ -174,15 +193,18 @@ func (p *pusher) stream(ctx context.Context, conn *grpc.ClientConn) error {
 	})
 	for {
 		p.mu.Lock()
-		all := p.queue
-		p.queue = nil
+		all, cancels := p.queue, p.cancels
+		p.queue, p.cancels = nil, nil
 		p.mu.Unlock()
-		for len(all) > 0 {
+		for len(all)+len(cancels) > 0 { // what is cancelled was asked for before
 			n := min(len(all), sendItems)
-			if err := stream.Send(&rpc.PushBatch{Items: all[:n]}); err != nil {
+			b := &rpc.PushBatch{Items: all[:n]}
+			if all = all[n:]; len(all) == 0 {
+				b.Cancel, cancels = cancels, nil
+			}
+			if err := stream.Send(b); err != nil {
 				return err
 			}
-			all = all[n:]
 		}
 		select {
 		case <-ctx.Done():
@@ -198,6 +220,7 @@ func (p *pusher) results(ctx context.Context, rs []*rpc.PushResult) {
 	for _, r := range rs {
 		if o, ok := p.pending[r.Ref]; ok {
 			delete(p.pending, r.Ref)
+			delete(p.refs, o)
 			byLoop[o.loop] = append(byLoop[o.loop], pushResult{o.ref, r.Outcome})
 		}
 	}
@@ -213,7 +236,8 @@ func (p *pusher) giveBack(ctx context.Context) {
 		byLoop[o.loop] = append(byLoop[o.loop], pushResult{ref: o.ref})
 	}
 	clear(p.pending)
-	p.queue = nil
+	clear(p.refs)
+	p.queue, p.cancels = nil, nil
 	p.mu.Unlock()
 	p.tell(ctx, byLoop)
 }

@@ -23,6 +23,7 @@ type Limits struct {
 	Receipts    int           // receipt marks kept in memory; 200,000 for each loop
 	DeviceMarks int           // receipt marks of one device kept in memory; 2,048
 	Pushes      int           // pushes asked for and not answered; 10,000 for each loop
+	Ahead       int           // seqs known to drains of large inboxes; 2,000,000 for each loop
 }
 
 func (l *Limits) defaults() {
@@ -39,6 +40,7 @@ func (l *Limits) defaults() {
 	set(&l.Receipts, 200_000)
 	set(&l.DeviceMarks, 2048)
 	set(&l.Pushes, 10_000)
+	set(&l.Ahead, 2_000_000)
 }
 
 func set[T comparable](v *T, def T) {
@@ -90,6 +92,7 @@ type Effects struct {
 	Frames  []Outbound
 	Kicks   []Kick
 	Pushes  []PushRequest
+	Cancels []PushCancel         // of this turn's requests too
 	Forward []*rpc.ReceiptUpdate // to the shards of the senders, which are elsewhere
 }
 
@@ -130,6 +133,7 @@ type Core struct {
 	marks   int
 	pushing map[uint64]*device
 	pushRef uint64
+	ahead   int // seqs that sessions look ahead, in all
 }
 
 // Stats counts what the core decided; the runner turns them into metrics.
@@ -145,6 +149,8 @@ type Stats struct {
 	UnknownMembers    uint64
 	Full              uint64
 	PushesPostponed   uint64
+	PushesCancelled   uint64
+	CancelsUnanswered uint64
 	Expired           uint64
 	Planted           uint64
 	LoginsWithoutPage uint64
@@ -179,6 +185,7 @@ type device struct {
 	pushToken string // and where it went
 	covered   uint64
 	pushedAt  int64
+	held      held
 }
 
 // session is one connection of a device. Deliveries are numbered from 1;
@@ -196,6 +203,11 @@ type session struct {
 	sent     uint64
 	acked    uint64
 	flight   queue
+
+	// ahead are the seqs of the next rows of a drain, where they are known, and
+	// asked is how many of them the page that is being read has asked for.
+	ahead []uint64
+	asked int
 
 	receiptTimer bool
 	receiptsAt   int64 // when the last Receipts frame went out
@@ -274,6 +286,8 @@ func (c *Core) fire(t timer) {
 		c.ackDue(t.s)
 	case timerPush:
 		c.pushDue(t.dev)
+	case timerHeld:
+		c.heldDue(t.dev)
 	case timerReceipts:
 		t.s.receiptTimer = false
 		if !t.s.closed {
@@ -555,13 +569,31 @@ func (c *Core) addRow(d *device, m *Message, body uint64) uint64 {
 	return c.seq
 }
 
-// dropRow deletes a row that the device had.
+// dropRow deletes a row that the device had, now or when no push attempt can
+// start any more.
 func (c *Core) dropRow(d *device, seq, body uint64) {
+	d.rows = max(d.rows-1, 0)
+	if c.hold(d) {
+		d.held.rows = append(d.held.rows, heldRow{seq, body})
+		return
+	}
+	c.deleteRow(d, seq, body)
+}
+
+func (c *Core) deleteRow(d *device, seq, body uint64) {
 	if body == 0 {
 		c.batch.Delete = append(c.batch.Delete, seq)
 	} else {
 		c.batch.DeletePtr = append(c.batch.DeletePtr, seq)
 	}
 	d.deleted = c.generation
-	d.rows = max(d.rows-1, 0)
+}
+
+// dropUpTo deletes the rows of a device up to a seq, likewise.
+func (c *Core) dropUpTo(d *device, seq uint64) {
+	if c.hold(d) {
+		d.held.upTo = seq
+		return
+	}
+	c.batch.DeleteUpTo = append(c.batch.DeleteUpTo, UpTo{Key: d.Key, Seq: seq})
 }

@@ -282,6 +282,8 @@ func (s *script) event(words []string) (users []uint64, f func(*inbox.Core)) {
 			users = append(users, r.User)
 		}
 		return users, func(c *inbox.Core) { c.Scanned(rows) }
+	case "stop":
+		return nil, func(c *inbox.Core) { c.Unhold() }
 	case "tick":
 		return nil, func(*inbox.Core) {}
 	}
@@ -333,6 +335,9 @@ func (s *script) print(e inbox.Effects, batches []*inbox.Batch) string {
 	for _, r := range e.Pushes {
 		s.pushes = append(s.pushes, r.Ref)
 		p("push %d/%d token %s, %d waiting", r.User, r.Device, r.Token, r.Waiting)
+	}
+	for _, k := range e.Cancels {
+		p("take back push %d of %d", 1+slices.Index(s.pushes, k.Ref), k.User)
 	}
 	for _, u := range e.Forward {
 		p("forward to %d/%d: group %d peer %d delivered %d", u.To, u.ToDevice, u.Group, u.Peer, u.DeliveredSeq)

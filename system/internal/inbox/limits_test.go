@@ -153,6 +153,46 @@ func TestLongDrain(t *testing.T) {
 	}
 }
 
+// A large inbox is looked through once for thousands of rows, not for each page,
+// and deletions do not have to be written before the next page is read.
+func TestLargeInboxIsLookedThroughRarely(t *testing.T) {
+	m := newMachine(inbox.Limits{DeviceRows: 20_000, PageRows: 50})
+	provision(m, 1)
+	const n = 5_000
+	if _, _, err := m.turn([]uint64{1}, true, func(c *inbox.Core) {
+		for seq := range uint64(n) {
+			c.Append(item(9, inbox.Key{User: 5}, seq+1, "x", 1))
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	got, looked, pages := uint64(0), 0, 0
+	event := func(c *inbox.Core) { c.Open(1, 1, 1, 0, 0) }
+	for live := false; !live; {
+		eff, batches, err := m.turn([]uint64{1}, false, event)
+		if err != nil || len(batches) == 0 && len(eff.Frames) == 0 {
+			t.Fatalf("stuck after %d: %v", got, err)
+		}
+		for _, b := range batches {
+			for _, p := range b.Pages {
+				pages++
+				if len(p.Seqs) == 0 {
+					looked++
+				}
+			}
+		}
+		for _, f := range eff.Frames {
+			if live = !f.Deliver; !live {
+				got++
+			}
+		}
+		event = func(c *inbox.Core) { c.Ack(1, 1, 1, got) }
+	}
+	if got != n || pages < n/50 || looked > 3 {
+		t.Errorf("%d of %d rows in %d pages, the inbox was looked through %d times, want at most 3", got, n, pages, looked)
+	}
+}
+
 // Timers fire once and not early, also those further away than the wheel is
 // wide and those that a long pause has passed over.
 func TestTimersAcrossALongPause(t *testing.T) {

@@ -26,8 +26,10 @@ const (
 	deferMost = 4000
 	// saveEvery is how often receipts of devices that are not live are stored.
 	saveEvery = time.Second
-	// sweepEvery is how often rows beyond their time are looked for.
+	// sweepEvery and sweepOften bound how often rows beyond their time are looked
+	// for; in between it is eight times in that time.
 	sweepEvery = time.Hour
+	sweepOften = time.Second
 	// scanRows is how many rows a scan reads in one tick.
 	scanRows = 1000
 	// claimRetry is the wait after a failed claim.
@@ -78,6 +80,7 @@ type loop struct {
 	gateways map[uint64]*outbox
 	rows     int
 	marks    int       // of the core, as last published
+	ahead    int       // likewise
 	users    int       // likewise
 	deferred time.Time // when the oldest waiting deletion came
 	saved    time.Time
@@ -206,6 +209,8 @@ func (l *loop) observe() {
 	l.in.m.queues[l.n].Depth.Set(float64(len(l.queue)))
 	l.in.m.marks.Depth.Add(float64(l.core.marks - l.marks))
 	l.marks = l.core.marks
+	l.in.m.ahead.Depth.Add(float64(l.core.ahead - l.ahead))
+	l.ahead = l.core.ahead
 	l.in.m.users.Depth.Add(float64(len(l.core.users) - l.users))
 	l.users = len(l.core.users)
 }
@@ -225,6 +230,7 @@ func (l *loop) gather(events int) {
 // stop writes what was deferred.
 func (l *loop) stop(ctx context.Context) error {
 	l.core.SaveReceipts()
+	l.core.Unhold()
 	l.core.End()
 	if l.core.Urgent() || l.core.Waiting() > 0 {
 		return l.commit(ctx, true)
@@ -385,7 +391,7 @@ func (l *loop) commit(ctx context.Context, all bool) error {
 // scanStep reads the next rows of a scan, or starts one that is due. Deletions
 // that wait are written first, so that the scan does not see those rows.
 func (l *loop) scanStep(ctx context.Context, now time.Time) ([]ScanRow, error) {
-	if now.Sub(l.swept) >= sweepEvery && !l.scan.running {
+	if now.Sub(l.swept) >= min(sweepEvery, max(sweepOften, l.in.cfg.Limits.Expiry/8)) && !l.scan.running {
 		l.swept = now
 		l.scan = scan{running: true, expiry: true}
 		l.core.batch.ExpireMarks = now.Add(-l.in.cfg.Limits.Expiry).Unix()
@@ -419,6 +425,9 @@ func (l *loop) release() {
 	l.send(e.Frames, e.Kicks)
 	for i := range e.Pushes {
 		l.in.push(l, &e.Pushes[i])
+	}
+	for _, c := range e.Cancels {
+		l.in.cancelPush(l, c)
 	}
 	l.forward(e.Forward)
 }

@@ -18,9 +18,11 @@ type metrics struct {
 	opens, receipts, unknown    prometheus.Counter
 	full, expired, restarts     prometheus.Counter
 	pushesPostponed, planted    prometheus.Counter
+	pushesCancelled, unanswered prometheus.Counter
 	queues                      []*obs.Queue // one for each loop
 	gatewayQueue, peerQueue     *obs.Queue
 	pushQueue, marks, users     *obs.Queue
+	ahead                       *obs.Queue
 }
 
 // maker registers metrics and keeps the first error.
@@ -82,12 +84,16 @@ func newMetrics(reg prometheus.Registerer, loops int, lim Limits) (*metrics, err
 		restarts: k.counter("throng_inbox_loop_restarts_total", "Loops that started over after a failure of their store."),
 		pushesPostponed: k.counter("throng_inbox_pushes_postponed_total",
 			"Pushes put off because a session was emptying the inbox or too many were unanswered."),
+		pushesCancelled: k.counter("throng_inbox_pushes_cancelled_total", "Pushes taken back because the device had acknowledged rows."),
+		unanswered: k.counter("throng_inbox_push_cancels_unanswered_total",
+			"Pushes taken back without an answer in time; the acknowledgement was recorded all the same."),
 		planted:      k.counter("throng_inbox_planted_total", "Deliveries dropped by the planted bug."),
 		gatewayQueue: k.queue("inbox_gateway_frames", outLimit),
 		peerQueue:    k.queue("inbox_peer_receipts", peerLimit),
 		pushQueue:    k.queue("inbox_pushes", loops*lim.Pushes),
 		users:        k.queue("inbox_users", loops*lim.Users),
 		marks:        k.queue("inbox_receipt_marks", loops*lim.Receipts),
+		ahead:        k.queue("inbox_look_ahead", loops*lim.Ahead),
 	}
 	for i := range loops {
 		m.queues = append(m.queues, k.queue("inbox_loop_"+strconv.Itoa(i), queueLimit))
@@ -115,7 +121,8 @@ func (m *metrics) add(s Stats) {
 		{m.demTimeout, s.DemotedTimeout}, {m.demOver, s.DemotedOverflow}, {m.demEnd, s.DemotedEnd},
 		{m.opens, s.Opens}, {m.receipts, s.Receipts}, {m.marks.Dropped, s.ReceiptsDropped},
 		{m.unknown, s.UnknownMembers}, {m.full, s.Full}, {m.expired, s.Expired},
-		{m.pushesPostponed, s.PushesPostponed}, {m.planted, s.Planted},
+		{m.pushesPostponed, s.PushesPostponed},
+		{m.pushesCancelled, s.PushesCancelled}, {m.unanswered, s.CancelsUnanswered}, {m.planted, s.Planted},
 	} {
 		if x.n > 0 {
 			x.c.Add(float64(x.n))

@@ -11,6 +11,7 @@ import (
 
 	"throng/system/internal/inbox"
 	"throng/system/internal/inbox/inboxtest"
+	"throng/system/internal/rpc"
 	"throng/system/wire"
 )
 
@@ -60,6 +61,54 @@ type model struct {
 	users  []uint64
 	events []func(*inbox.Core)
 	after  []func()
+
+	pushes []*modelPush // asked for and not answered
+}
+
+// modelPush is a push of which an attempt may start until it is answered.
+type modelPush struct {
+	ref       uint64
+	key       inbox.Key
+	cancelled time.Time // when it was taken back, zero: it was not
+	message   wire.MessageID
+	stored    bool // the message has a row, and its device does not have it yet
+}
+
+// answerPush lets the push role answer one request.
+func (x *model) answerPush(p *modelPush, outcome rpc.PushOutcome) {
+	x.pushes = slices.DeleteFunc(x.pushes, func(q *modelPush) bool { return q == p })
+	x.events = append(x.events, func(c *inbox.Core) { c.PushResult(p.ref, outcome) })
+}
+
+// watchPushes takes note of what was asked for and taken back in a turn, and
+// checks that no message was recorded as acknowledged while an attempt to push it
+// could start.
+func (x *model) watchPushes(eff *inbox.Effects) {
+	for _, p := range x.pushes {
+		if !p.cancelled.IsZero() && x.m.now.Sub(p.cancelled) >= 2*time.Second {
+			continue // the owner has given up waiting
+		}
+		if p.stored && !x.stored(p) {
+			x.t.Fatalf("a message of %v was recorded as acknowledged while push %d for it was on its way", p.key, p.ref)
+		}
+	}
+	for _, r := range eff.Pushes {
+		p := &modelPush{ref: r.Ref, key: r.Key, message: r.Message}
+		has := slices.ContainsFunc(x.phones, func(ph *phone) bool { return ph.key == p.key && ph.seen[p.message] })
+		p.stored = !has && x.stored(p)
+		x.pushes = append(x.pushes, p)
+	}
+	for _, k := range eff.Cancels {
+		for _, p := range x.pushes {
+			if p.ref == k.Ref {
+				p.cancelled = x.m.now
+			}
+		}
+	}
+}
+
+func (x *model) stored(p *modelPush) bool {
+	return slices.ContainsFunc(x.m.store.Rows(p.key), func(r inbox.Row) bool { return r.Message == p.message })
 }
 
 func newModel(t *rapid.T) *model {
@@ -204,7 +253,7 @@ func (x *model) gatewayLost() {
 // unanswered again, in order.
 func (x *model) restart() {
 	x.m.restart()
-	x.users, x.events = nil, nil
+	x.users, x.events, x.pushes = nil, nil, nil
 	for _, p := range x.phones {
 		p.conn = 0
 	}
@@ -232,6 +281,7 @@ func (x *model) turn(flush bool) {
 	if err != nil {
 		x.t.Fatal(err)
 	}
+	x.watchPushes(&eff)
 	for _, a := range eff.Answers {
 		x.answered(a)
 	}
@@ -299,7 +349,7 @@ func (x *model) currentMeansEmpty(p *phone) {
 }
 
 func (x *model) step() {
-	switch rapid.IntRange(0, 19).Draw(x.t, "event") {
+	switch rapid.IntRange(0, 21).Draw(x.t, "event") {
 	case 0, 1, 2, 3, 4, 5:
 		x.send()
 	case 6, 7, 8:
@@ -336,6 +386,11 @@ func (x *model) step() {
 	case 19:
 		x.m.store.FailBefore = rapid.IntRange(0, 3).Draw(x.t, "before") == 0
 		x.m.store.FailAfter = rapid.IntRange(0, 3).Draw(x.t, "after") == 0
+	case 20, 21:
+		if n := len(x.pushes); n > 0 {
+			x.answerPush(x.pushes[rapid.IntRange(0, n-1).Draw(x.t, "push")],
+				rpc.PushOutcome(rapid.IntRange(0, len(rpc.PushOutcome_name)-1).Draw(x.t, "outcome")))
+		}
 	}
 }
 
@@ -351,9 +406,12 @@ func (x *model) settle() {
 				busy = true
 				continue
 			}
-			busy = busy || len(p.pipe) > 0
+			busy = busy || len(p.pipe) > 0 || len(x.pushes) > 0
 			x.process(p, len(p.pipe))
 			x.ack(p)
+		}
+		for _, p := range slices.Clone(x.pushes) {
+			x.answerPush(p, rpc.PushOutcome_PUSH_OUTCOME_CANCELLED)
 		}
 		x.turn(true)
 		if !busy {

@@ -31,7 +31,7 @@ func (c *Core) Open(gateway, conn, userID uint64, deviceID uint32, inboxSeq uint
 	}
 	all[s] = struct{}{}
 	if d.rows > 0 && inboxSeq >= d.oldest {
-		c.batch.DeleteUpTo = append(c.batch.DeleteUpTo, UpTo{Key: d.Key, Seq: min(inboxSeq, c.seq)})
+		c.dropUpTo(d, min(inboxSeq, c.seq))
 	}
 	if d.rows == 0 {
 		c.stats.LoginsWithoutPage++
@@ -39,26 +39,9 @@ func (c *Core) Open(gateway, conn, userID uint64, deviceID uint32, inboxSeq uint
 	c.next(s)
 }
 
-// next goes on with a draining session that has nothing in flight: the next
-// page, or live when the inbox is empty.
-func (c *Core) next(s *session) {
-	if s.live || s.loading || s.flight.len() > 0 {
-		return
-	}
-	if s.dev.rows == 0 {
-		c.goLive(s)
-		return
-	}
-	s.loading = true
-	if s.dev.deleted == c.generation {
-		c.pageAfterDelete = true
-	}
-	c.batch.Pages = append(c.batch.Pages, Page{Key: s.dev.Key, Limit: c.lim.PageRows})
-	c.paging = append(c.paging, s)
-}
-
 func (c *Core) goLive(s *session) {
 	s.live, s.suspect = true, false
+	c.lookAhead(s, nil)
 	f := wire.Frame{Kind: &wire.Frame_Current{Current: &wire.Current{Delivered: s.sent}}}
 	c.frame(s, &f)
 	c.flush = append(c.flush, s.dev)
@@ -156,6 +139,7 @@ func (c *Core) end(s *session) {
 	}
 	s.closed = true
 	s.flight = queue{}
+	c.lookAhead(s, nil)
 	s.dev.session = nil
 	if all := c.gateways[s.gateway]; all != nil {
 		delete(all, s)
@@ -211,30 +195,4 @@ func (c *Core) ackDue(s *session) {
 	}
 	s.ackTimer = true
 	c.wheel.add(timer{at: due, kind: timerAck, dev: s.dev, s: s})
-}
-
-// page sends a page of rows.
-func (c *Core) page(s *session, rows []Row) error {
-	if s.closed {
-		return nil
-	}
-	s.loading = false
-	if len(rows) < c.lim.PageRows {
-		s.dev.rows = len(rows) // all there are
-	}
-	bytes := 0
-	for i := range rows {
-		if bytes += len(rows[i].Body); bytes > c.lim.PageBytes && i > 0 {
-			break // the rest comes with the next page
-		}
-		m, err := storedMessage(rows[i].Body)
-		if err != nil {
-			return err
-		}
-		c.deliver(s, entry{msg: m, seq: rows[i].Seq, body: rows[i].BodyID})
-		c.eff.Frames = append(c.eff.Frames, Outbound{Gateway: s.gateway, Frame: m.frameWithSeq(rows[i].Seq),
-			Conns: []uint64{s.conn}, Deliver: true, Stamped: m.stamped})
-	}
-	c.next(s)
-	return nil
 }

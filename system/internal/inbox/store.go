@@ -97,10 +97,14 @@ type Mark struct {
 	Delivered, Read uint64
 }
 
-// Page asks for the oldest rows of a device.
+// Page asks for rows of a device in the order of seq: those of Seqs that exist,
+// or where that is empty the oldest Limit.
 type Page struct {
 	Key
 	Limit int
+	// Ahead: the seqs of so many rows after the oldest Limit are wanted too.
+	Ahead int
+	Seqs  []uint64
 }
 
 // Batch is one transaction (or, when it holds nothing but Pages, plain reads), done in the order of its fields. Rows with a
@@ -129,11 +133,12 @@ func (b *Batch) ReadOnly() bool {
 		len(b.DeleteUpTo)+len(b.Pushed)+len(b.DeadTokens)+len(b.Marks) == 0 && b.ExpireMarks == 0
 }
 
-// Result is what Commit did and read. Pages and Receipts are parallel to the
-// requests.
+// Result is what Commit did and read. Pages, Ahead and Receipts are parallel to
+// the requests.
 type Result struct {
 	Inserted, Deleted int
 	Pages             [][]Row
+	Ahead             [][]uint64
 	Receipts          [][]Mark
 }
 

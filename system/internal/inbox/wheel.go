@@ -13,6 +13,7 @@ const (
 	timerAck timerKind = iota
 	timerPush
 	timerReceipts
+	timerHeld
 )
 
 type timer struct {
@@ -25,7 +26,7 @@ type timer struct {
 // wheel holds timers in slots of 50 ms. Arming and firing cost a few tens of
 // nanoseconds each; there is no cancelling, who fires looks whether there is
 // still something to do. A timer fires up to one slot late. Its size is bounded
-// by three timers for each cached device, which its owner sees to.
+// by four timers for each cached device, which its owner sees to.
 type wheel struct {
 	slots [wheelSlots][]timer
 	slot  int64 // the slot number that was last fired

@@ -273,6 +273,43 @@ func benchLogin(b *testing.B, rows, n int) {
 	perCPU(b, start, logins, "login")
 }
 
+// BenchmarkDrain empties an inbox of so many small rows; the time for a row
+// should not depend on their number.
+func BenchmarkDrain(b *testing.B) {
+	for _, rows := range []int{1_000, 30_000} {
+		b.Run(fmt.Sprintf("rows=%d", rows), func(b *testing.B) {
+			x := newBench(b)
+			start, drained := cpu(b), 0
+			for conn := uint64(1); b.Loop(); conn++ {
+				b.StopTimer()
+				filling := cpu(b)
+				for sent := 0; sent < rows; sent += 100 {
+					x.turn([]uint64{7}, func() {
+						for range 100 {
+							x.core.Append(&inbox.Item{Msg: x.message(9, 100), Users: []uint64{7}})
+						}
+					})
+				}
+				start += cpu(b) - filling
+				b.StartTimer()
+				event := func() { x.core.Open(1, conn, 7, 0, 0) }
+				for acked, live := uint64(0), false; !live; {
+					eff := x.turn([]uint64{7}, event)
+					for _, f := range eff.Frames {
+						if live = !f.Deliver; !live {
+							acked++
+							drained++
+						}
+					}
+					event = func() { x.core.Ack(1, conn, 7, acked) }
+				}
+				x.turn(nil, func() { x.core.Close(1, conn, 7) })
+			}
+			perCPU(b, start, drained, "row")
+		})
+	}
+}
+
 // BenchmarkPresetB is the steady state of a small deployment, where little is
 // batched: each send, acknowledgement and login is a turn of its own. A send
 // goes to 2.73 users on the average, one in seven of them is there; for each

@@ -16,11 +16,9 @@ func (st *store) Commit(ctx context.Context, b *inbox.Batch) (inbox.Result, erro
 	var res inbox.Result
 	if b.ReadOnly() {
 		for _, p := range b.Pages {
-			rows, err := st.page(ctx, st.db, p)
-			if err != nil {
+			if err := st.page(ctx, st.db, p, &res); err != nil {
 				return inbox.Result{}, fmt.Errorf("inboxsql: %w", err)
 			}
-			res.Pages = append(res.Pages, rows)
 		}
 		return res, nil
 	}
@@ -243,11 +241,9 @@ func (st *store) marks(ctx context.Context, tx *sqlstore.Tx, b *inbox.Batch, _ *
 
 func (st *store) read(ctx context.Context, tx *sqlstore.Tx, b *inbox.Batch, res *inbox.Result) error {
 	for _, p := range b.Pages {
-		rows, err := st.page(ctx, tx, p)
-		if err != nil {
+		if err := st.page(ctx, tx, p, res); err != nil {
 			return err
 		}
-		res.Pages = append(res.Pages, rows)
 	}
 	for _, k := range b.TakeReceipts {
 		marks, err := st.take(ctx, tx, k)
@@ -264,19 +260,70 @@ type querier interface {
 	Query(ctx context.Context, query string, args ...any) (*sqlstore.Rows, error)
 }
 
-// page reads the oldest rows of a device. The inner query is answered by the
-// index alone, so a mailbox of 10,000 rows costs a sort of numbers.
-func (st *store) page(ctx context.Context, tx querier, p inbox.Page) ([]inbox.Row, error) {
-	rows, err := tx.Query(ctx, "SELECT r.seq, r.mid, r.body_id, COALESCE(r.body, b.body), r.at"+
-		" FROM (SELECT seq FROM inbox_rows WHERE usr = ? AND dev = ? ORDER BY seq LIMIT ?) AS s"+
-		" JOIN inbox_rows r ON r.seq = s.seq LEFT JOIN inbox_bodies b ON b.id = r.body_id ORDER BY r.seq",
-		int64(p.User), int64(p.Device), p.Limit)
+// page reads rows of a device. The oldest ones are found by the index alone, so
+// a mailbox of 10,000 rows costs a sort of numbers; those that are known by their
+// seqs cost the same however many there are.
+func (st *store) page(ctx context.Context, tx querier, p inbox.Page, res *inbox.Result) (err error) {
+	var page []inbox.Row
+	var ahead []uint64
+	switch seqs := p.Seqs; {
+	case len(seqs) == 0 && p.Ahead == 0:
+		page, err = readRows(ctx, tx, p.Key, "usr = ? AND dev = ? ORDER BY seq LIMIT ?",
+			[]any{int64(p.User), int64(p.Device), p.Limit}, nil)
+	case len(seqs) == 0:
+		if seqs, err = oldest(ctx, tx, p.Key, p.Limit+p.Ahead); err != nil {
+			return err
+		}
+		cut := min(p.Limit, len(seqs))
+		page, err = readSeqs(ctx, tx, p.Key, seqs[:cut])
+		ahead = seqs[cut:]
+	default:
+		page, err = readSeqs(ctx, tx, p.Key, seqs)
+	}
+	res.Pages, res.Ahead = append(res.Pages, page), append(res.Ahead, ahead)
+	return err
+}
+
+// oldest returns the lowest seqs of a device's rows.
+func oldest(ctx context.Context, tx querier, k inbox.Key, limit int) (seqs []uint64, err error) {
+	rows, err := tx.Query(ctx, "SELECT seq FROM inbox_rows WHERE usr = ? AND dev = ? ORDER BY seq LIMIT ?", int64(k.User), int64(k.Device), limit)
 	if err != nil {
 		return nil, err
 	}
-	var out []inbox.Row
 	for rows.Next() {
-		r := inbox.Row{Key: p.Key}
+		var seq int64
+		if err := rows.Scan(&seq); err != nil {
+			return nil, closing(rows, err)
+		}
+		seqs = append(seqs, uint64(seq))
+	}
+	return seqs, rows.Close()
+}
+
+// readSeqs returns rows by their seqs, which are in order.
+func readSeqs(ctx context.Context, tx querier, k inbox.Key, seqs []uint64) (out []inbox.Row, err error) {
+	for part := range slices.Chunk(seqs, maxGroups) {
+		args := make([]any, padded(len(part)))
+		for i := range args {
+			args[i] = int64(part[min(i, len(part)-1)])
+		}
+		if out, err = readRows(ctx, tx, k, "seq IN ("+sqlstore.List(len(args), "?")+")", args, out); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// readRows appends the rows of a device that where selects, with their bodies.
+func readRows(ctx context.Context, tx querier, k inbox.Key, where string, args []any, out []inbox.Row) ([]inbox.Row, error) {
+	rows, err := tx.Query(ctx, "SELECT r.seq, r.mid, r.body_id, COALESCE(r.body, b.body), r.at"+
+		" FROM (SELECT seq FROM inbox_rows WHERE "+where+") AS s"+
+		" JOIN inbox_rows r ON r.seq = s.seq LEFT JOIN inbox_bodies b ON b.id = r.body_id ORDER BY r.seq", args...)
+	if err != nil {
+		return nil, err
+	}
+	for rows.Next() {
+		r := inbox.Row{Key: k}
 		var seq, body int64
 		var mid sql.RawBytes
 		if err := rows.Scan(&seq, &mid, &body, &r.Body, &r.At); err != nil {

@@ -223,6 +223,14 @@ func (s *suite) pages() {
 	s.equal("a page sees the deletions", seqs(res.Pages[0]), []uint64{102, 103})
 	s.equal("nobody's page", len(res.Pages[1]), 0)
 	s.equal("a page sees the rows", seqs(res.Pages[2]), []uint64{500})
+	res = s.commit(inbox.Batch{Pages: []inbox.Page{{Key: k, Limit: 2, Ahead: 3}, {Key: key(2, 0), Limit: 2, Ahead: 3}}})
+	s.equal("a page", seqs(res.Pages[0]), []uint64{102, 103})
+	s.equal("what follows", res.Ahead[0], []uint64{104, 105, 106})
+	s.equal("nothing follows", len(res.Ahead[1]), 0)
+	res = s.commit(inbox.Batch{Delete: []uint64{105}, Pages: []inbox.Page{{Key: k, Seqs: []uint64{104, 105, 106}}}})
+	s.equal("rows by their seqs", seqs(res.Pages[0]), []uint64{104, 106})
+	s.equal("their bodies", string(res.Pages[0][1].Body), string(b.Rows[6].Body))
+	s.equal("nothing follows them", len(res.Ahead[0]), 0)
 }
 
 func (s *suite) receipts() {

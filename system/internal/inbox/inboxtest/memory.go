@@ -109,8 +109,8 @@ func (m *Memory) Commit(_ context.Context, b *inbox.Batch) (inbox.Result, error)
 	var res inbox.Result
 	m.write(b, &res)
 	for _, p := range b.Pages {
-		rows := m.Rows(p.Key)
-		res.Pages = append(res.Pages, rows[:min(len(rows), p.Limit)])
+		rows, ahead := m.page(p)
+		res.Pages, res.Ahead = append(res.Pages, rows), append(res.Ahead, ahead)
 	}
 	for _, k := range b.TakeReceipts {
 		var ms []inbox.Mark
@@ -130,6 +130,18 @@ func (m *Memory) Commit(_ context.Context, b *inbox.Batch) (inbox.Result, error)
 		return inbox.Result{}, ErrInjected
 	}
 	return res, nil
+}
+
+func (m *Memory) page(p inbox.Page) (page []inbox.Row, ahead []uint64) {
+	for i, r := range m.Rows(p.Key) {
+		switch {
+		case len(p.Seqs) > 0 && slices.Contains(p.Seqs, r.Seq), len(p.Seqs) == 0 && i < p.Limit:
+			page = append(page, r)
+		case len(p.Seqs) == 0 && i < p.Limit+p.Ahead:
+			ahead = append(ahead, r.Seq)
+		}
+	}
+	return page, ahead
 }
 
 func (m *Memory) write(b *inbox.Batch, res *inbox.Result) {
