@@ -162,7 +162,7 @@ func (a *Audit) Delivered(dev Device, d *wire.Deliver, class Class, at time.Dura
 	} else if r.state != refused && st.pass(r, i, dev) {
 		f |= reordered
 	}
-	if !r.describes(d) {
+	if !r.describes(dev, d) {
 		f |= forged
 	}
 	if f != 0 && i >= 0 {
@@ -209,9 +209,16 @@ func (r *record) place(offset int64) {
 	r.offMin, r.offMax = min(r.offMin, offset), max(r.offMax, offset)
 }
 
-// describes says whether a frame tells the truth about the message.
-func (r *record) describes(d *wire.Deliver) bool {
+// describes says whether a frame for a device tells the truth about the message.
+func (r *record) describes(dev Device, d *wire.Deliver) bool {
 	k := r.stream.key
+	to := uint64(0) // told only to the sender's other devices
+	if !k.group && dev.User == k.sender.User {
+		to = k.conv
+	}
+	if d.To != to {
+		return false
+	}
 	if k.group != (d.Group != 0) || k.group && d.Group != k.conv {
 		return false
 	}

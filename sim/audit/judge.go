@@ -30,12 +30,12 @@ func (a *Audit) judgePlain(s *stripe, r *record, visit func(pair)) {
 }
 
 // judgeChanged: users that joined or left are judged by when, the others by the
-// addressees. A sender is judged by the addressees too: it was let send.
+// addressees. The device that sent it is the one member's device it is not for.
 func (a *Audit) judgeChanged(s *stripe, r *record, g *group, visit func(pair)) {
 	changed := g.byUser()
-	sender := r.stream.key.sender.User
+	sender := r.stream.key.sender
 	due := func(dev Device, otherwise due) due {
-		if cs, ok := changed[dev.User]; ok && dev.User != sender {
+		if cs, ok := changed[dev.User]; ok && dev != sender {
 			if g.outside[dev.User] {
 				otherwise = foreign
 			}
@@ -56,11 +56,8 @@ func (a *Audit) judgeChanged(s *stripe, r *record, g *group, visit func(pair)) {
 		}
 	}
 	for user := range changed {
-		if user == sender {
-			continue
-		}
 		for _, dev := range a.devicesOf(g, user) {
-			if search(r.devs, dev) < 0 && r.extraOf(dev) == nil {
+			if dev != sender && search(r.devs, dev) < 0 && r.extraOf(dev) == nil {
 				pairs = append(pairs, pair{dev: dev, due: due(dev, foreign)})
 			}
 		}
@@ -89,7 +86,7 @@ func (g *group) still() bool { return len(g.changes) == 0 && len(g.outside) == 0
 // gone says that a message, not delivered to anybody yet, is certainly not for
 // a device, by what is known now.
 func (g *group) gone(r *record, dev Device) bool {
-	if g == nil || g.still() || r.offMin != noOffset || dev.User == r.stream.key.sender.User {
+	if g == nil || g.still() || r.offMin != noOffset {
 		return false
 	}
 	otherwise := expected

@@ -25,11 +25,15 @@ type idShard struct {
 // conv names a conversation from one side: a group, or the other user.
 type conv struct{ group, peer uint64 }
 
-// stream names what is ordered: one sender's device in one conversation.
+// stream names what is ordered: one sender's device in one conversation, from
+// the side of a receiver.
 type stream struct {
 	group, from uint64
 	device      uint32
+	to          uint64 // of what another device of the same user sent: to whom
 }
+
+func streamOf(m *wire.Deliver) stream { return stream{m.Group, m.From, m.FromDevice, m.To} }
 
 // connState of a device.
 type connState uint8
@@ -197,7 +201,7 @@ func (d *device) accept(m *wire.Deliver) bool {
 		d.windows = make(map[stream]*wire.Window)
 		d.newest = make(map[stream]uint64)
 	}
-	k := stream{m.Group, m.From, m.FromDevice}
+	k := streamOf(m)
 	w := d.windows[k]
 	if w == nil {
 		w = &wire.Window{}

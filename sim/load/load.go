@@ -282,13 +282,14 @@ func (e *Engine) playPhases(ctx context.Context) []history.Phase {
 
 // kinds are the recorder's numbers of the kinds of latency.
 type kinds struct {
-	sent, direct, group, read, drain, login, push, late, held metrics.Kind
-	first, last                                               []metrics.Kind // by size class
+	sent, direct, group, own, read, drain, login, push, late, held metrics.Kind
+	first, last                                                    []metrics.Kind // by size class
 }
 
 func registerKinds(r *metrics.Recorder) kinds {
 	k := kinds{
 		sent: r.Kind(history.KindSent), direct: r.Kind(history.KindDeliverDirect), group: r.Kind(history.KindDeliverGroup),
+		own:  r.Kind(history.KindDeliverOwn),
 		read: r.Kind(history.KindRead), drain: r.Kind(history.KindDrain), login: r.Kind(history.KindLogin),
 		push: r.Kind(history.KindPush), late: r.Kind(history.KindLate), held: r.Kind(history.KindHeld),
 	}

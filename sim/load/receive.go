@@ -49,7 +49,7 @@ func (e *Engine) deliver(d *device, m *wire.Deliver) {
 	for _, a := range e.replies.arrived(index, d.key.User) {
 		e.enqueue(job{action: a, released: true})
 	}
-	if class != audit.Proof {
+	if class != audit.Proof && m.From != d.key.User {
 		e.scheduleRead(d, m, index, leaves)
 	}
 }
@@ -72,7 +72,11 @@ func (e *Engine) classify(d *device, intended time.Duration) audit.Class {
 
 func (e *Engine) recordLive(m *wire.Deliver, latency time.Duration, res audit.Delivery) {
 	us := latency.Microseconds()
-	if m.Group == 0 {
+	switch {
+	case m.To != 0:
+		e.rec.Record(e.kinds.own, us)
+		return
+	case m.Group == 0:
 		e.rec.Record(e.kinds.direct, us)
 		return
 	}
@@ -90,7 +94,7 @@ func (e *Engine) scheduleRead(d *device, m *wire.Deliver, index int32, leaves ti
 	if !read || at >= leaves {
 		return
 	}
-	k := stream{m.Group, m.From, m.FromDevice}
+	k := streamOf(m)
 	e.timers.at(at, func() {
 		d.mu.Lock()
 		conn, upto := d.conn, d.newest[k]

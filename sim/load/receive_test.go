@@ -66,7 +66,10 @@ func TestDeviceAcceptsOnceInAnyOrder(t *testing.T) {
 	if other := (&wire.Deliver{From: 1, FromDevice: 1, Seq: 3}); !d.accept(other) {
 		t.Error("the same number of another device of the sender was dropped")
 	}
-	if got := d.newest[stream{0, 1, 0}]; got != 4 {
+	if copied := (&wire.Deliver{From: 1, FromDevice: 0, Seq: 3, To: 9}); !d.accept(copied) {
+		t.Error("the same number in a conversation of the user's own was dropped")
+	}
+	if got := d.newest[stream{from: 1}]; got != 4 {
 		t.Errorf("newest is %d, want 4", got)
 	}
 }

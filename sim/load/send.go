@@ -145,7 +145,7 @@ func (e *Engine) submit(a *workload.Action) {
 	m := &outMsg{conv: c, index: a.Index, intended: intended, id: wire.IDOf(a.User, a.Device, clientID), written: -1,
 		send: &wire.Send{ClientMsgId: clientID, User: c.peer, Group: c.group, Kind: wire.Kind(a.MsgKind),
 			Body: makeBody(int(a.BodyLen), e.nonce, a.Index, intended)}}
-	addressees, class := e.addressees(c, a.User)
+	addressees, class := e.addressees(c, audit.Device{User: a.User, Device: a.Device})
 	d := e.device(a.User, a.Device)
 	e.setIndex(m.id, a.Index)
 
@@ -347,20 +347,26 @@ func (e *Engine) resendLoop(ctx context.Context) {
 	}
 }
 
-// addressees returns the devices that a send of user in c must reach, and the
-// size class of a group.
-func (e *Engine) addressees(c conv, user uint64) ([]audit.Device, int) {
+// addressees returns the devices that a send in c must reach, sorted, and the
+// size class of a group. The sender's other devices are among them.
+func (e *Engine) addressees(c conv, sender audit.Device) ([]audit.Device, int) {
 	if c.group == 0 {
-		return e.devicesOf(c.peer), 0
+		first, second := e.devicesOf(min(c.peer, sender.User)), e.devicesOf(max(c.peer, sender.User))
+		return without(append(first, second...), sender), 0
 	}
 	all, members := e.groupDevices(c.group)
-	out := make([]audit.Device, 0, len(all))
-	for _, k := range all {
-		if k.User != user {
-			out = append(out, k)
+	return without(all, sender), sizeClass(members)
+}
+
+// without returns a copy of devs that leaves one out.
+func without(devs []audit.Device, one audit.Device) []audit.Device {
+	out := make([]audit.Device, 0, len(devs))
+	for _, d := range devs {
+		if d != one {
+			out = append(out, d)
 		}
 	}
-	return out, sizeClass(members)
+	return out
 }
 
 func sizeClass(members int) int {

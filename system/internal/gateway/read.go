@@ -185,6 +185,9 @@ func (c *conn) dispatch(f *wire.Frame) bool {
 		c.send(k.Send)
 	case *wire.Frame_Read:
 		m.rx[kindRead].Inc()
+		if k.Read.GetFrom() == c.user {
+			break // a copy of what another of the user's devices sent
+		}
 		c.g.inboxOf(k.Read.GetFrom()).queueRead(c.user, k.Read)
 	case *wire.Frame_Typing:
 		m.rx[kindTyping].Inc()

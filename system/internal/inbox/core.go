@@ -50,7 +50,9 @@ func set[T comparable](v *T, def T) {
 	}
 }
 
-// Item is a message for users of this core's shards. The core answers it once.
+// Item is a message for users of this core's shards, at least one. A direct one
+// for its sender alone is the copy for the sender's other devices. The core
+// answers it once.
 type Item struct {
 	Msg   *Message
 	Users []uint64
@@ -139,6 +141,7 @@ type Core struct {
 // Stats counts what the core decided; the runner turns them into metrics.
 type Stats struct {
 	Direct, Group     uint64
+	Own               uint64 // direct, for the sender's other devices
 	Live, Stored      uint64 // devices of appended items
 	RowBytes          uint64
 	DemotedTimeout    uint64
@@ -171,9 +174,12 @@ type device struct {
 	// rows is never less than what the store has, so that 0 means empty. It is
 	// more when a repeated append was left out by the store, or when rows were
 	// deleted by range; an empty or short page corrects it.
-	rows    int
-	oldest  uint64 // no row has a seq below this one
-	newest  uint64 // seq of the newest row
+	rows   int
+	oldest uint64 // no row has a seq below this one
+	newest uint64 // seq of the newest row
+	// wanted is the seq of the newest row that asks for a push, which a copy of
+	// the user's own message does not, and message is what it holds.
+	wanted  uint64
 	message [16]byte
 	session *session
 
@@ -183,7 +189,7 @@ type device struct {
 	pushRef   uint64 // the push in flight, 0: none
 	pushSeq   uint64 // what the push in flight covers
 	pushToken string // and where it went
-	covered   uint64
+	covered   uint64 // rows up to this seq ask for no push (any more)
 	pushedAt  int64
 	held      held
 }
@@ -325,7 +331,7 @@ func (c *Core) Loaded(asked []uint64, states []DeviceState) {
 		}
 		u.exists = true
 		u.devices = append(u.devices, &device{Key: st.Key, user: u, token: st.Token, rows: st.Rows,
-			oldest: st.Oldest, newest: st.Newest, covered: st.Pushed, receipts: st.Receipts})
+			oldest: st.Oldest, newest: st.Newest, wanted: st.Newest, covered: st.Pushed, receipts: st.Receipts})
 	}
 }
 
@@ -399,10 +405,13 @@ func (c *Core) Provision(regs []Registration) {
 
 // Append puts a message into the mailboxes of its users.
 func (c *Core) Append(it *Item) {
-	if it.Msg.Group == 0 {
-		c.appendDirect(it)
-	} else {
+	switch {
+	case it.Msg.Group != 0:
 		c.appendGroup(it)
+	case it.Users[0] == it.Msg.From:
+		c.appendOwn(it)
+	default:
+		c.appendDirect(it)
 	}
 }
 
@@ -432,26 +441,31 @@ func (c *Core) appendDirect(it *Item) {
 	}
 	for _, id := range it.Users {
 		for _, d := range c.users[id].devices {
-			if c.drops() {
-				it.live++
-				continue
-			}
-			s := d.session
-			if s != nil && s.live && s.flight.len() >= c.lim.InFlight {
-				c.demote(s, &c.stats.DemotedOverflow)
-			}
-			seq := c.storeInline(d, it.Msg)
-			if s == nil || !s.live {
-				it.stored++
-				continue
-			}
-			it.live++
-			c.deliver(s, entry{msg: it.Msg, seq: seq})
-			c.eff.Frames = append(c.eff.Frames, Outbound{Gateway: s.gateway, Frame: it.Msg.frameWithSeq(seq),
-				Conns: []uint64{s.conn}, Deliver: true, Stamped: it.Msg.stamped})
+			c.putDirect(d, it)
 		}
 	}
 	c.answer(it, wire.Code_CODE_UNSPECIFIED)
+}
+
+// putDirect stores a direct message for a device and sends it if that is live.
+func (c *Core) putDirect(d *device, it *Item) {
+	if c.drops() {
+		it.live++
+		return
+	}
+	s := d.session
+	if s != nil && s.live && s.flight.len() >= c.lim.InFlight {
+		c.demote(s, &c.stats.DemotedOverflow)
+	}
+	seq := c.storeInline(d, it.Msg)
+	if s == nil || !s.live {
+		it.stored++
+		return
+	}
+	it.live++
+	c.deliver(s, entry{msg: it.Msg, seq: seq})
+	c.eff.Frames = append(c.eff.Frames, Outbound{Gateway: s.gateway, Frame: it.Msg.frameWithSeq(seq),
+		Conns: []uint64{s.conn}, Deliver: true, Stamped: it.Msg.stamped})
 }
 
 // appendGroup delivers to the live devices, one frame for each gateway, and
@@ -467,10 +481,10 @@ func (c *Core) appendGroup(it *Item) {
 			c.stats.UnknownMembers++
 			continue
 		}
-		if id == it.Msg.From {
-			continue
-		}
 		for _, d := range u.devices {
+			if it.Msg.sentBy(d) {
+				continue
+			}
 			if c.drops() {
 				it.live++
 				continue
@@ -564,8 +578,13 @@ func (c *Core) addRow(d *device, m *Message, body uint64) uint64 {
 		d.oldest = c.seq
 	}
 	d.rows++
-	d.newest, d.message = c.seq, m.ID
-	c.schedulePush(d)
+	d.newest = c.seq
+	if m.From == d.User {
+		c.quiet(d)
+	} else {
+		d.wanted, d.message = c.seq, m.ID
+		c.schedulePush(d)
+	}
 	return c.seq
 }
 

@@ -247,6 +247,9 @@ func (s *script) event(words []string) (users []uint64, f func(*inbox.Core)) {
 			body = strings.Repeat("x", int(n))
 		}
 		it := item(opt("group"), from, opt("seq"), body, users...)
+		if to := opt("copy"); to != 0 {
+			it = ownCopy(from, opt("seq"), body, to)
+		}
 		return users, func(c *inbox.Core) { c.Append(it) }
 	case "open":
 		g, conn, k := s.gateway(words[1]), s.num(words[2]), s.key(words[3])
@@ -292,17 +295,37 @@ func (s *script) event(words []string) (users []uint64, f func(*inbox.Core)) {
 }
 
 func item(group uint64, from inbox.Key, seq uint64, body string, users ...uint64) *inbox.Item {
-	conv := group
-	if group == 0 {
-		conv = 1000 + users[0]
+	e := envelope(from, seq, body)
+	e.Group, e.To = group, users[0]
+	if group != 0 {
+		e.To = 0
 	}
-	id := wire.IDOf(from.User, from.Device, conv<<32|seq)
-	m, err := inbox.NewMessage(&rpc.Envelope{MessageId: id[:], Group: group, From: from.User, FromDevice: from.Device,
-		Seq: seq, Body: []byte(body)})
+	return itemOf(e, false, users...)
+}
+
+// ownCopy is the copy of a direct message to a user for the sender's other devices.
+func ownCopy(from inbox.Key, seq uint64, body string, to uint64) *inbox.Item {
+	e := envelope(from, seq, body)
+	e.To = to
+	return itemOf(e, true, from.User)
+}
+
+func envelope(from inbox.Key, seq uint64, body string) *rpc.Envelope {
+	return &rpc.Envelope{From: from.User, FromDevice: from.Device, Seq: seq, Body: []byte(body)}
+}
+
+func itemOf(e *rpc.Envelope, own bool, users ...uint64) *inbox.Item {
+	conv := e.Group
+	if e.Group == 0 {
+		conv = 1000 + e.To
+	}
+	id := wire.IDOf(e.From, e.FromDevice, conv<<32|e.Seq)
+	e.MessageId = id[:]
+	m, err := inbox.NewMessage(e, own)
 	if err != nil {
 		panic(err)
 	}
-	return &inbox.Item{Msg: m, Users: users, Ref: fmt.Sprintf("%d/%d:%d#%d", from.User, from.Device, group, seq)}
+	return &inbox.Item{Msg: m, Users: users, Ref: fmt.Sprintf("%d/%d:%d#%d", e.From, e.FromDevice, e.Group, e.Seq)}
 }
 
 // rel shortens a seq to its number in the incarnation that made it.
@@ -393,6 +416,9 @@ func (s *script) printFrame(o inbox.Outbound) string {
 	case *wire.Frame_Deliver:
 		d := k.Deliver
 		out := fmt.Sprintf("deliver %d/%d:%d#%d", d.From, d.FromDevice, d.Group, d.Seq)
+		if d.To != 0 {
+			out += fmt.Sprintf(" to %d", d.To)
+		}
 		if d.InboxSeq != 0 {
 			out += " @" + s.rel(d.InboxSeq)
 		}

@@ -33,13 +33,17 @@ type Message struct {
 	stamped bool
 }
 
-// NewMessage encodes an envelope. An id that is not 16 bytes is an error.
-func NewMessage(e *rpc.Envelope) (*Message, error) {
+// NewMessage encodes an envelope; own: as the copy of a direct message for the
+// sender's other devices. An id that is not 16 bytes is an error.
+func NewMessage(e *rpc.Envelope, own bool) (*Message, error) {
 	if len(e.GetMessageId()) != 16 {
 		return nil, fmt.Errorf("inbox: message id of %d bytes, want 16", len(e.GetMessageId()))
 	}
 	d := wire.Deliver{MessageId: e.MessageId, Group: e.Group, From: e.From, FromDevice: e.FromDevice, Seq: e.Seq,
 		Kind: e.Kind, Body: e.Body, AcceptedMs: e.AcceptedMs, Offset: e.Offset, About: e.About, Stamps: e.Stamps}
+	if own {
+		d.To, d.Stamps = e.To, nil // the stamps are of the addressee's
+	}
 	n := d.SizeVT()
 	frame := appendDeliverHeader(make([]byte, 0, n+8), n)
 	h := len(frame)
@@ -48,7 +52,7 @@ func NewMessage(e *rpc.Envelope) (*Message, error) {
 		return nil, fmt.Errorf("inbox: encode message: %w", err)
 	}
 	return &Message{ID: [16]byte(e.MessageId), Group: e.Group, From: e.From, FromDevice: e.FromDevice, Seq: e.Seq,
-		frame: frame, Deliver: frame[h:], stamped: e.Stamps != nil}, nil
+		frame: frame, Deliver: frame[h:], stamped: d.Stamps != nil}, nil
 }
 
 // storedMessage reads back what a row holds.

@@ -10,7 +10,7 @@ import (
 
 // metrics of an instance. Loops add to them once a turn.
 type metrics struct {
-	direct, group               prometheus.Counter
+	direct, group, own          prometheus.Counter
 	live, stored                prometheus.Counter
 	appended, rowBytes, deleted prometheus.Counter
 	rows, gateways              prometheus.Gauge
@@ -68,6 +68,7 @@ func newMetrics(reg prometheus.Registerer, loops int, lim Limits) (*metrics, err
 	demotions := k.vec("throng_inbox_demotions_total", "Live devices that became stored with deliveries in flight.", "reason")
 	m := &metrics{
 		direct: items.WithLabelValues("direct"), group: items.WithLabelValues("group"),
+		own:  items.WithLabelValues("own"),
 		live: devices.WithLabelValues("live"), stored: devices.WithLabelValues("stored"),
 		demTimeout: demotions.WithLabelValues("timeout"), demOver: demotions.WithLabelValues("overflow"),
 		demEnd:   demotions.WithLabelValues("end"),
@@ -117,7 +118,7 @@ func (m *metrics) add(s Stats) {
 		c prometheus.Counter
 		n uint64
 	}{
-		{m.direct, s.Direct}, {m.group, s.Group}, {m.live, s.Live}, {m.stored, s.Stored}, {m.rowBytes, s.RowBytes},
+		{m.direct, s.Direct}, {m.group, s.Group}, {m.own, s.Own}, {m.live, s.Live}, {m.stored, s.Stored}, {m.rowBytes, s.RowBytes},
 		{m.demTimeout, s.DemotedTimeout}, {m.demOver, s.DemotedOverflow}, {m.demEnd, s.DemotedEnd},
 		{m.opens, s.Opens}, {m.receipts, s.Receipts}, {m.marks.Dropped, s.ReceiptsDropped},
 		{m.unknown, s.UnknownMembers}, {m.full, s.Full}, {m.expired, s.Expired},

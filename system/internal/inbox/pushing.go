@@ -20,7 +20,7 @@ type PushRequest struct {
 // push at a time, and at most one in PushEvery: rows that come in between are
 // covered by the next one.
 func (c *Core) schedulePush(d *device) {
-	if d.token == "" || d.pushTimer || d.pushRef != 0 || d.rows == 0 || d.newest <= d.covered {
+	if d.token == "" || d.pushTimer || d.pushRef != 0 || d.rows == 0 || d.wanted <= d.covered {
 		return
 	}
 	d.pushTimer = true
@@ -35,7 +35,7 @@ func (c *Core) schedulePush(d *device) {
 // acknowledges is emptying the inbox.
 func (c *Core) pushDue(d *device) {
 	d.pushTimer = false
-	if d.token == "" || d.rows == 0 || d.newest <= d.covered || d.pushRef != 0 {
+	if d.token == "" || d.rows == 0 || d.wanted <= d.covered || d.pushRef != 0 {
 		return
 	}
 	if c.attended(d.session) || len(c.pushing) >= c.lim.Pushes {
@@ -151,6 +151,9 @@ func (c *Core) PushResult(ref uint64, outcome rpc.PushOutcome) {
 	switch outcome {
 	case rpc.PushOutcome_PUSH_OUTCOME_ACCEPTED, rpc.PushOutcome_PUSH_OUTCOME_DEAD_LETTER:
 		d.covered = max(d.covered, d.pushSeq)
+		if d.wanted <= d.covered {
+			d.covered = d.newest
+		}
 		c.batch.Pushed = append(c.batch.Pushed, Pushed{Key: d.Key, Seq: d.covered})
 	case rpc.PushOutcome_PUSH_OUTCOME_DEAD_TOKEN:
 		c.batch.DeadTokens = append(c.batch.DeadTokens, Registration{Key: d.Key, Token: d.pushToken})
@@ -186,8 +189,8 @@ func (c *Core) Scanned(rows []ScanRow) {
 			}
 			continue
 		}
-		if r.Seq >= d.newest {
-			d.newest, d.message = r.Seq, r.Message
+		if r.Seq == d.wanted {
+			d.message = r.Message
 		}
 		c.schedulePush(d)
 	}

@@ -105,7 +105,7 @@ func (x *bench) message(group uint64, size int) *inbox.Message {
 	var id [16]byte
 	binary.LittleEndian.PutUint64(id[:], x.rng.Uint64())
 	binary.LittleEndian.PutUint64(id[8:], x.rng.Uint64())
-	m, err := inbox.NewMessage(&rpc.Envelope{MessageId: id[:], Group: group, From: 1<<40 + x.rng.Uint64N(benchUsers), Seq: x.seq, Body: make([]byte, size), AcceptedMs: 1_700_000_000_000})
+	m, err := inbox.NewMessage(&rpc.Envelope{MessageId: id[:], Group: group, From: 1<<40 + x.rng.Uint64N(benchUsers), Seq: x.seq, Body: make([]byte, size), AcceptedMs: 1_700_000_000_000}, false)
 	if err != nil {
 		x.b.Fatal(err)
 	}

@@ -21,7 +21,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type fakeInbox struct {
 	rpc.UnimplementedInboxServer
 	mu     sync.Mutex
-	got    []*rpc.AppendItem
+	got    []*rpc.AppendItem                                   // for addressees
+	copies []*rpc.AppendItem                                   // for senders
 	decide func(n int, item *rpc.AppendItem) (wire.Code, bool) // false: no answer
 }
 
@@ -34,12 +35,17 @@ func (f *fakeInbox) Append(stream rpc.Inbox_AppendServer) error {
 		var out rpc.AppendResultBatch
 		for _, item := range batch.Items {
 			f.mu.Lock()
-			f.got = append(f.got, item)
-			code, answer := wire.Code(0), true
-			if f.decide != nil {
-				code, answer = f.decide(len(f.got), item)
+			if item.Users[0] == item.Message.From {
+				f.copies = append(f.copies, item)
+			} else {
+				f.got = append(f.got, item)
 			}
+			n, decide := len(f.got), f.decide
 			f.mu.Unlock()
+			code, answer := wire.Code(0), true
+			if decide != nil {
+				code, answer = decide(n, item)
+			}
 			if answer {
 				out.Items = append(out.Items, &rpc.AppendResult{Ref: item.Ref, Code: code})
 			}
@@ -54,6 +60,12 @@ func (f *fakeInbox) items() []*rpc.AppendItem {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return append([]*rpc.AppendItem(nil), f.got...)
+}
+
+func (f *fakeInbox) ownCopies() []*rpc.AppendItem {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]*rpc.AppendItem(nil), f.copies...)
 }
 
 // fakeGroup says that even users are members of every group.

@@ -260,13 +260,18 @@ func (s *Service) route(sub *submission) {
 		s.checker.add(sub)
 		return
 	}
-	a := s.appenders[placement.UserInboxInstance(sub.conv.key.to.User, len(s.appenders))]
+	s.appendTo(sub.env.To, (*direct)(sub))
+}
+
+// appendTo hands an item to the inbox instance of a user.
+func (s *Service) appendTo(user uint64, item rpc.Appendee) {
+	a := s.appenders[placement.UserInboxInstance(user, len(s.appenders))]
 	// Submissions that timed out while the instance is away are still in its
 	// queue; drop them before they pile up.
 	if a.Unresolved() >= 2*s.cfg.MaxInFlight {
 		a.Purge()
 	}
-	a.Add((*direct)(sub))
+	a.Add(item)
 }
 
 // checked is told the checker's verdict on a group submission.
@@ -297,12 +302,12 @@ func (s *Service) checked(sub *submission, code wire.Code) {
 	}
 }
 
-// direct is a submission on its way to an inbox.
+// direct is a submission on its way to the addressee's inbox.
 type direct submission
 
 func (d *direct) Item() *rpc.AppendItem {
 	if d.item == nil {
-		d.item = &rpc.AppendItem{Message: d.env, Users: []uint64{d.conv.key.to.User}}
+		d.item = &rpc.AppendItem{Message: d.env, Users: []uint64{d.env.To}}
 	}
 	return d.item
 }
@@ -310,10 +315,35 @@ func (d *direct) Item() *rpc.AppendItem {
 func (d *direct) Cancelled() bool { return d.dead.Load() }
 
 func (d *direct) Resolve(res *rpc.AppendResult) bool {
-	code := res.Code
-	if code == wire.Code_CODE_INTERNAL {
-		code = wire.Code_CODE_RETRY // the inbox's trouble passes
+	if res.Code == 0 && d.env.From != d.env.To {
+		own := &ownCopy{submission: (*submission)(d), item: rpc.AppendItem{Message: d.env, Users: []uint64{d.env.From}}}
+		d.service.appendTo(d.env.From, own)
+		return true
 	}
-	d.service.complete((*submission)(d), code, "")
+	d.service.complete((*submission)(d), inboxCode(res), "")
+	return true
+}
+
+// inboxCode is what the sender is told of an inbox's answer.
+func inboxCode(res *rpc.AppendResult) wire.Code {
+	if res.Code == wire.Code_CODE_INTERNAL {
+		return wire.Code_CODE_RETRY // the inbox's trouble passes
+	}
+	return res.Code
+}
+
+// ownCopy is a direct submission that the addressee has, on its way to the
+// sender's other devices. It comes second, so that they never show a message
+// that was refused.
+type ownCopy struct {
+	*submission
+	item rpc.AppendItem
+}
+
+func (o *ownCopy) Item() *rpc.AppendItem { return &o.item }
+func (o *ownCopy) Cancelled() bool       { return o.dead.Load() }
+
+func (o *ownCopy) Resolve(res *rpc.AppendResult) bool {
+	o.service.complete(o.submission, inboxCode(res), "")
 	return true
 }

@@ -136,6 +136,39 @@ func TestDuplicates(t *testing.T) {
 	}
 }
 
+// TestOwnCopies: the sender's other devices get a direct message after the
+// addressee has it, and Sent comes after both. Of a refused one there is no copy.
+func TestOwnCopies(t *testing.T) {
+	r := newRig(t, nil)
+	hold := make(chan struct{})
+	r.inbox.decide = func(_ int, item *rpc.AppendItem) (wire.Code, bool) {
+		switch {
+		case item.Users[0] == 2:
+			<-hold
+		case item.Message.To == 6:
+			return wire.Code_CODE_INBOX_FULL, true
+		}
+		return 0, true
+	}
+	g := r.start()
+	refused, sent := g.send(2, to(6, 1)), g.send(2, to(4, 1))
+	waitFor(t, "the addressees' items", func() bool { return len(r.inbox.items()) == 2 })
+	g.awaitCode(refused, wire.Code_CODE_INBOX_FULL)
+	if g.answer(sent) != nil {
+		t.Fatal("answered before the sender's other devices have it")
+	}
+	close(hold)
+	g.awaitSent(sent)
+	g.awaitSent(g.send(2, to(2, 1))) // a note to oneself
+	copies := r.inbox.ownCopies()
+	if len(copies) != 2 || copies[0].Message.To != 4 || copies[1].Message.To != 2 {
+		t.Fatalf("copies are %v", copies)
+	}
+	if c := copies[0]; len(c.Users) != 1 || c.Users[0] != 2 || !bytes.Equal(c.Message.MessageId, r.inbox.items()[1].Message.MessageId) {
+		t.Fatalf("copy is %v", c)
+	}
+}
+
 // TestRestartNeedsTheChain: an instance that knows nothing accepts what the
 // chain proves, and nothing else.
 func TestRestartNeedsTheChain(t *testing.T) {

@@ -178,7 +178,7 @@ func (s *Service) enqueue(sh *shard, c *conversation, item *rpc.Submission, to w
 	sub := &submission{
 		service: s, conv: c, seq: send.Seq, msg: send.ClientMsgId, at: now,
 		env: &rpc.Envelope{
-			MessageId: id[:], Group: send.Group, From: item.User, FromDevice: item.Device,
+			MessageId: id[:], Group: send.Group, To: send.User, From: item.User, FromDevice: item.Device,
 			Seq: send.Seq, Kind: send.Kind, Body: send.Body, AcceptedMs: now.UnixMilli(), About: send.About,
 		},
 		waiters: []waiter{to},
