@@ -40,6 +40,7 @@ type device struct {
 	duplicates int
 	connects   int
 	receipts   map[peerIn]watermarks
+	lists      []*wire.ReceiptList
 	typing     []*wire.TypingEvent
 	presence   []*wire.PresenceEvent
 	refused    []*wire.Error
@@ -188,6 +189,8 @@ func (d *device) handle(f *wire.Frame, delivered *uint64) {
 			old := d.receipts[at]
 			d.receipts[at] = watermarks{max(r.DeliveredSeq, old.delivered), max(r.ReadSeq, old.read)}
 		}
+	case *wire.Frame_ReceiptList:
+		d.lists = append(d.lists, k.ReceiptList)
 	case *wire.Frame_TypingEvent:
 		d.typing = append(d.typing, k.TypingEvent)
 	case *wire.Frame_PresenceEvent:
@@ -290,9 +293,16 @@ func (d *device) write(f *wire.Frame) {
 // do writes a frame on the connection there is.
 func (d *device) do(f *wire.Frame) { d.update(func() { d.write(f) }) }
 
-// send queues a message.
+// send queues a text message.
 func (d *device) send(conv wire.Conversation, body string) {
+	d.sendKind(conv, wire.Kind_KIND_TEXT, nil, body)
+}
+
+// sendKind queues a message of any kind, about another one or nil, and returns
+// its id.
+func (d *device) sendKind(conv wire.Conversation, kind wire.Kind, about []byte, body string) (id wire.MessageID) {
 	d.update(func() {
+		id = wire.IDOf(d.user, d.number, d.nextID+1)
 		o := d.outbox[conv]
 		if o == nil {
 			o = &outbox{}
@@ -300,11 +310,12 @@ func (d *device) send(conv wire.Conversation, body string) {
 		}
 		d.nextID++
 		o.seq++
-		o.unacked = append(o.unacked, &wire.Send{ClientMsgId: d.nextID, User: conv.User, Group: conv.Group, Seq: o.seq, Body: []byte(body)})
+		o.unacked = append(o.unacked, &wire.Send{ClientMsgId: d.nextID, User: conv.User, Group: conv.Group, Seq: o.seq, Kind: kind, About: about, Body: []byte(body)})
 		if !o.failed {
 			d.resend(conv)
 		}
 	})
+	return id
 }
 
 // update changes d under its lock and wakes who waits for a change.

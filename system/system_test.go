@@ -157,7 +157,7 @@ func testOffline(t *testing.T, d *deployment) {
 		}
 	})
 	a.await("delivered receipts", func() bool {
-		return a.receipts[peerIn{10, 0}].delivered == 300 && a.receipts[peerIn{10, 300}].delivered == 100
+		return a.receipts[peerIn{10, 0}].delivered == 300 && a.receipts[peerIn{0, 300}].delivered == 100
 	})
 	// Live again.
 	a.send(direct(10), "now")

@@ -41,7 +41,7 @@ type fakeInbox struct {
 	rpc.UnimplementedInboxServer
 	srv    *grpc.Server
 	addr   string
-	events chan any // *rpc.GatewayHello, *rpc.SessionOpen, *rpc.SessionAck, *rpc.SessionClose, *rpc.ReceiptUpdate
+	events chan any // *rpc.GatewayHello, *rpc.SessionOpen, *rpc.SessionAck, *rpc.SessionClose, *rpc.ReceiptUpdate, *rpc.ReceiptsQuery
 
 	mu     sync.Mutex
 	stream grpc.BidiStreamingServer[rpc.GatewayBatch, rpc.OwnerBatch]
@@ -96,6 +96,9 @@ func (f *fakeInbox) Sessions(s grpc.BidiStreamingServer[rpc.GatewayBatch, rpc.Ow
 			f.events <- e
 		}
 		for _, e := range b.Reads {
+			f.events <- e
+		}
+		for _, e := range b.Queries {
 			f.events <- e
 		}
 	}

@@ -28,12 +28,13 @@ type inboxLink struct {
 	up bool
 	// epoch numbers the streams: a session opened in an earlier one does not
 	// exist for the instance any more.
-	epoch  uint64
-	reset  context.CancelFunc // ends the current stream
-	opens  []*conn
-	acks   []*conn
-	closes []*rpc.SessionClose
-	reads  []*rpc.ReceiptUpdate
+	epoch   uint64
+	reset   context.CancelFunc // ends the current stream
+	opens   []*conn
+	acks    []*conn
+	closes  []*rpc.SessionClose
+	reads   []*rpc.ReceiptUpdate
+	queries []*rpc.ReceiptsQuery
 }
 
 func newInboxLink(g *Gateway, index int, cc *grpc.ClientConn) *inboxLink {
@@ -114,6 +115,23 @@ func (l *inboxLink) queueRead(reader uint64, r *wire.Read) {
 		return
 	}
 	l.poke()
+}
+
+// queueQuery passes a request for a list of receipts to the user's own shard.
+// It reports false when it cannot.
+func (l *inboxLink) queueQuery(c *conn, r *wire.ReceiptsRequest) bool {
+	l.mu.Lock()
+	ok := l.up && len(l.queries) < maxQueries
+	if ok {
+		l.queries = append(l.queries, &rpc.ReceiptsQuery{Conn: c.id, User: c.user, Request: r})
+	}
+	l.mu.Unlock()
+	if !ok {
+		l.g.m.queryQueue.Dropped.Inc()
+		return false
+	}
+	l.poke()
+	return true
 }
 
 // run keeps a stream open until ctx is done, or quit is closed and all that
@@ -202,7 +220,7 @@ func (l *inboxLink) end() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.up = false
-	l.opens, l.closes = nil, nil
+	l.opens, l.closes, l.queries = nil, nil, nil
 	for _, c := range l.acks {
 		c.mu.Lock()
 		c.ackQueued = false
@@ -278,11 +296,11 @@ func (l *inboxLink) sendQueued(s grpc.BidiStreamingClient[rpc.GatewayBatch, rpc.
 func (l *inboxLink) take() *rpc.GatewayBatch {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.opens)+len(l.acks)+len(l.closes)+len(l.reads) == 0 {
+	if len(l.opens)+len(l.acks)+len(l.closes)+len(l.reads)+len(l.queries) == 0 {
 		return nil
 	}
 	b := &rpc.GatewayBatch{
-		Closes: cut(&l.closes), Reads: cut(&l.reads),
+		Closes: cut(&l.closes), Reads: cut(&l.reads), Queries: cut(&l.queries),
 	}
 	if conns := cut(&l.opens); len(conns) > 0 {
 		opens := make([]rpc.SessionOpen, len(conns))
@@ -316,6 +334,7 @@ func (l *inboxLink) take() *rpc.GatewayBatch {
 		}
 	}
 	l.g.m.readQueue.Depth.Set(float64(len(l.reads)))
+	l.g.m.queryQueue.Depth.Set(float64(len(l.queries)))
 	l.g.m.closeQueue.Depth.Set(float64(len(l.closes)))
 	return b
 }

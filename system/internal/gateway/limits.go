@@ -69,6 +69,9 @@ const (
 	// maxCloses bounds the session ends that wait for one inbox instance;
 	// above, its stream is opened anew, which ends all sessions at once.
 	maxCloses = 131_072
+	// maxQueries bounds the requests for lists of receipts that wait for one
+	// inbox instance; above, one is answered with CODE_RETRY.
+	maxQueries = 4096
 	// waitingBatches is how many batches from one instance are taken before
 	// the connections they touch are written to.
 	waitingBatches = 32

@@ -23,6 +23,7 @@ const (
 	kindPresence      = 6
 	kindView          = 7
 	kindPing          = 8
+	kindListRequest   = 10
 	kindSent          = 16
 	kindCurrent       = 18
 	kindTypingEvent   = 20
@@ -30,6 +31,7 @@ const (
 	kindError         = 22
 	kindDrain         = 23
 	kindPong          = 24
+	kindReceiptList   = 26
 	kindWSPing        = 28
 	kindWSPong        = 29
 	kindWSClose       = 30
@@ -67,7 +69,7 @@ func frameKind(b []byte) int {
 		}
 		n |= int(b[1]) << 4
 	}
-	if n >= kinds || n > kindPong {
+	if n > kindReceiptList {
 		return kindOther
 	}
 	return n
@@ -86,7 +88,7 @@ type metrics struct {
 	closedVec   *prometheus.CounterVec
 	ephemeral   *prometheus.CounterVec
 
-	submitQueue, readQueue, closeQueue *obs.Queue
+	submitQueue, readQueue, closeQueue, queryQueue *obs.Queue
 }
 
 func newMetrics(reg prometheus.Registerer, l Limits) (*metrics, error) {
@@ -125,6 +127,7 @@ func newMetrics(reg prometheus.Registerer, l Limits) (*metrics, error) {
 	m.ephemeral = vec("throng_ephemeral_total", "Typing and presence events.", "what", "outcome")
 	m.submitQueue = queue("gateway_submit", l.SubmitQueue)
 	m.readQueue = queue("gateway_reads", l.ReadQueue)
+	m.queryQueue = queue("gateway_receipt_requests", maxQueries)
 	m.closeQueue = queue("gateway_closes", maxCloses)
 	for _, err := range errs {
 		if err != nil {

@@ -189,6 +189,11 @@ func (c *conn) dispatch(f *wire.Frame) bool {
 			break // a copy of what another of the user's devices sent
 		}
 		c.g.inboxOf(k.Read.GetFrom()).queueRead(c.user, k.Read)
+	case *wire.Frame_ReceiptsRequest:
+		m.rx[kindListRequest].Inc()
+		if !c.g.inboxOf(c.user).queueQuery(c, k.ReceiptsRequest) {
+			c.replyError(&wire.Error{Code: wire.Code_CODE_RETRY, Detail: "no list of receipts now", RetryAfterMs: retryAfterMS})
+		}
 	case *wire.Frame_Typing:
 		m.rx[kindTyping].Inc()
 		c.g.views.typing(c.user, k.Typing)

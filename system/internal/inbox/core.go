@@ -130,12 +130,17 @@ type Core struct {
 	flush           []*device      // receipts to send at the end of the turn
 	eff             Effects
 
-	acked   map[ackKey]uint64 // receipts made by this turn
-	boxes   map[Key]*receiptBox
-	marks   int
-	pushing map[uint64]*device
-	pushRef uint64
-	ahead   int // seqs that sessions look ahead, in all
+	acked map[ackKey]uint64 // receipts made by this turn
+	boxes map[Key]*receiptBox
+	marks int // in boxes and ledgers
+	// ledgers are what devices have sent to groups; ledgerRing lists them, least
+	// recently used at next, dirty those that have changed since they were saved.
+	ledgers    map[ledgerKey]*ledger
+	ledgerRing ledger
+	dirty      []*ledger
+	pushing    map[uint64]*device
+	pushRef    uint64
+	ahead      int // seqs that sessions look ahead, in all
 }
 
 // Stats counts what the core decided; the runner turns them into metrics.
@@ -149,6 +154,8 @@ type Stats struct {
 	DemotedEnd        uint64
 	Opens, Receipts   uint64
 	ReceiptsDropped   uint64
+	QueriesDropped    uint64
+	Aggregated        uint64
 	UnknownMembers    uint64
 	Full              uint64
 	PushesPostponed   uint64
@@ -185,6 +192,7 @@ type device struct {
 
 	deleted   uint64 // the newest generation of the batch with a deletion of its rows
 	receipts  bool   // some are in the store
+	taking    bool   // they are being read
 	pushTimer bool
 	pushRef   uint64 // the push in flight, 0: none
 	pushSeq   uint64 // what the push in flight covers
@@ -216,45 +224,8 @@ type session struct {
 	asked int
 
 	receiptTimer bool
-	receiptsAt   int64 // when the last Receipts frame went out
-}
-
-// entry is a delivery that is not acknowledged.
-type entry struct {
-	msg  *Message
-	item *Item // waits for the acknowledgement; nil when a row holds the message
-	seq  uint64
-	body uint64 // what the row points to
-	at   int64
-}
-
-// queue is a FIFO that reuses its slice.
-type queue struct {
-	e    []entry
-	head int
-}
-
-func (q *queue) len() int      { return len(q.e) - q.head }
-func (q *queue) first() *entry { return &q.e[q.head] }
-func (q *queue) push(e entry) {
-	if q.head > 0 && len(q.e) == cap(q.e) {
-		n := copy(q.e, q.e[q.head:])
-		clear(q.e[n:])
-		q.e, q.head = q.e[:n], 0
-	}
-	q.e = append(q.e, e)
-}
-func (q *queue) pop() entry {
-	e := q.e[q.head]
-	q.e[q.head] = entry{}
-	q.head++
-	if q.head == len(q.e) {
-		q.e, q.head = q.e[:0], 0
-		if cap(q.e) > 32 {
-			q.e = nil // an idle session keeps little memory
-		}
-	}
-	return e
+	receiptsAt   int64                   // when the last Receipts frame went out
+	queries      []*wire.ReceiptsRequest // not answered yet
 }
 
 // NewCore returns the state of an owner that has just claimed its shards.
@@ -273,8 +244,10 @@ func NewCore(lim Limits, incarnation uint64, now int64, owns func(user uint64) b
 		bodies:     make(map[uint64]int),
 		acked:      make(map[ackKey]uint64),
 		boxes:      make(map[Key]*receiptBox),
+		ledgers:    make(map[ledgerKey]*ledger),
 		pushing:    make(map[uint64]*device),
 	}
+	c.ledgerRing.prev, c.ledgerRing.next = &c.ledgerRing, &c.ledgerRing
 	c.pushRef = c.seq // so that a result meant for an earlier core finds nothing
 	c.oldest.prev, c.oldest.next = &c.oldest, &c.oldest
 	return c
@@ -473,6 +446,9 @@ func (c *Core) putDirect(d *device, it *Item) {
 // acknowledged or has been given a row.
 func (c *Core) appendGroup(it *Item) {
 	c.stats.Group++
+	if it.Msg.change != nil {
+		c.groupChanged(it)
+	}
 	first := len(c.eff.Frames) // frames of this item start here
 	var offline []*device
 	for _, id := range it.Users {
@@ -480,6 +456,9 @@ func (c *Core) appendGroup(it *Item) {
 		if !u.exists {
 			c.stats.UnknownMembers++
 			continue
+		}
+		if id == it.Msg.From {
+			c.sentToGroup(u, it)
 		}
 		for _, d := range u.devices {
 			if it.Msg.sentBy(d) {

@@ -250,6 +250,7 @@ func (s *script) event(words []string) (users []uint64, f func(*inbox.Core)) {
 		if to := opt("copy"); to != 0 {
 			it = ownCopy(from, opt("seq"), body, to)
 		}
+		it.Recipients = uint32(opt("recipients"))
 		return users, func(c *inbox.Core) { c.Append(it) }
 	case "open":
 		g, conn, k := s.gateway(words[1]), s.num(words[2]), s.key(words[3])
@@ -272,8 +273,16 @@ func (s *script) event(words []string) (users []uint64, f func(*inbox.Core)) {
 		u := &rpc.ReceiptUpdate{To: to.User, ToDevice: to.Device, Group: opt("group"), Peer: opt("peer"),
 			ReadSeq: opt("seq"), DeliveredSeq: opt("delivered")}
 		return nil, func(c *inbox.Core) { c.Receipt(u) }
+	case "change":
+		it := changeItem(opt("group"), opt("version"), s.nums(a["to"]), s.nums(a["add"]), s.nums(a["remove"]))
+		return it.Users, func(c *inbox.Core) { c.Append(it) }
+	case "query":
+		g, conn, user, group := s.gateway(words[1]), s.num(words[2]), s.num(words[3]), s.num(words[4])
+		return nil, func(c *inbox.Core) {
+			c.Query(g, conn, user, &wire.ReceiptsRequest{RequestId: 1, Group: group})
+		}
 	case "save":
-		return nil, func(c *inbox.Core) { c.SaveReceipts() }
+		return nil, func(c *inbox.Core) { c.SaveReceipts(len(words) > 1) }
 	case "pushed":
 		ref := s.pushes[len(s.pushes)-1]
 		outcome := rpc.PushOutcome(rpc.PushOutcome_value["PUSH_OUTCOME_"+strings.ToUpper(words[1])])
@@ -292,6 +301,26 @@ func (s *script) event(words []string) (users []uint64, f func(*inbox.Core)) {
 	}
 	s.t.Fatalf("unknown command %q", words)
 	return nil, nil
+}
+
+func (s *script) nums(list string) (out []uint64) {
+	for w := range strings.SplitSeq(list, ",") {
+		if w != "" {
+			out = append(out, s.num(w))
+		}
+	}
+	return out
+}
+
+// changeItem is a system message.
+func changeItem(group, version uint64, to, add, remove []uint64) *inbox.Item {
+	id := wire.IDOf(0, 0, group<<32|version)
+	m, err := inbox.NewMessage(&rpc.Envelope{MessageId: id[:], Group: group, Seq: version, Kind: wire.Kind_KIND_SYSTEM,
+		Change: &wire.GroupChange{Version: version, Add: add, Remove: remove}}, false)
+	if err != nil {
+		panic(err)
+	}
+	return &inbox.Item{Msg: m, Users: to, Ref: fmt.Sprintf("change %d of %d", version, group)}
 }
 
 func item(group uint64, from inbox.Key, seq uint64, body string, users ...uint64) *inbox.Item {
@@ -396,6 +425,9 @@ func (s *script) printBatch(b *inbox.Batch) string {
 	}
 	for _, x := range b.Marks {
 		fmt.Fprintf(&out, " mark for %d/%d", x.User, x.Device)
+		if len(x.Ledger) > 0 {
+			fmt.Fprintf(&out, " with ledger of %d", x.Group)
+		}
 	}
 	for _, x := range b.Pages {
 		fmt.Fprintf(&out, " page %d/%d", x.User, x.Device)
@@ -426,11 +458,17 @@ func (s *script) printFrame(o inbox.Outbound) string {
 	case *wire.Frame_Current:
 		return fmt.Sprintf("current after %d", k.Current.Delivered)
 	case *wire.Frame_Receipts:
-		var out []string
-		for _, r := range k.Receipts.Receipts {
-			out = append(out, fmt.Sprintf("group %d peer %d delivered %d read %d", r.Group, r.Peer, r.DeliveredSeq, r.ReadSeq))
-		}
-		return "receipts: " + strings.Join(out, "; ")
+		return "receipts: " + printReceipts(k.Receipts.Receipts)
+	case *wire.Frame_ReceiptList:
+		return fmt.Sprintf("list %d: %s", k.ReceiptList.RequestId, printReceipts(k.ReceiptList.Receipts))
 	}
 	return fmt.Sprint(f)
+}
+
+func printReceipts(rs []*wire.Receipt) string {
+	var out []string
+	for _, r := range rs {
+		out = append(out, fmt.Sprintf("group %d peer %d delivered %d read %d", r.Group, r.Peer, r.DeliveredSeq, r.ReadSeq))
+	}
+	return strings.Join(out, "; ")
 }

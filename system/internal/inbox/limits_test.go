@@ -102,7 +102,7 @@ func TestReceiptsAreBounded(t *testing.T) {
 	if n := m.core.TakeStats().ReceiptsDropped; n != 0 {
 		t.Fatal("a newer mark of a peer that is waiting was dropped")
 	}
-	_, batches, err := m.turn(nil, false, func(c *inbox.Core) { c.SaveReceipts() })
+	_, batches, err := m.turn(nil, false, func(c *inbox.Core) { c.SaveReceipts(false) })
 	if err != nil || len(batches) != 1 || len(batches[0].Marks) != 5 {
 		t.Fatalf("saved %v: %v", batches, err)
 	}

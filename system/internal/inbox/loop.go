@@ -46,6 +46,7 @@ type message struct {
 	opens   []*rpc.SessionOpen
 	acks    []*rpc.SessionAck
 	closes  []*rpc.SessionClose
+	queries []*rpc.ReceiptsQuery
 	gone    bool // the gateway's stream has ended
 
 	receipts []*rpc.ReceiptUpdate
@@ -62,7 +63,7 @@ type pushResult struct {
 }
 
 func (m *message) events() int {
-	return 1 + len(m.items) + len(m.opens) + len(m.acks) + len(m.closes) + len(m.receipts) + len(m.register) + len(m.pushed)
+	return 1 + len(m.items) + len(m.opens) + len(m.acks) + len(m.closes) + len(m.queries) + len(m.receipts) + len(m.register) + len(m.pushed)
 }
 
 // loop drives one core. Everything but queue and incarnation belongs to its goroutine.
@@ -229,7 +230,7 @@ func (l *loop) gather(events int) {
 
 // stop writes what was deferred.
 func (l *loop) stop(ctx context.Context) error {
-	l.core.SaveReceipts()
+	l.core.SaveReceipts(true)
 	l.core.Unhold()
 	l.core.End()
 	if l.core.Urgent() || l.core.Waiting() > 0 {
@@ -302,7 +303,7 @@ func (l *loop) decide(ctx context.Context, now time.Time, ticked bool) error {
 	l.core.Scanned(scanned)
 	if now.Sub(l.saved) >= saveEvery {
 		l.saved = now
-		l.core.SaveReceipts()
+		l.core.SaveReceipts(false)
 	}
 	l.core.End()
 	return nil
@@ -351,6 +352,7 @@ func (l *loop) feed(m *message, epoch uint64) {
 	for _, o := range m.opens {
 		l.core.Open(g.id, o.Conn, o.User, o.Device, o.InboxSeq)
 	}
+	l.core.queried(g.id, m.queries)
 	for _, c := range m.closes {
 		l.core.Close(g.id, c.Conn, c.User)
 	}

@@ -31,6 +31,7 @@ type Message struct {
 	// stamped: it is one of those that get a time at each stage. The stamps so
 	// far are part of Deliver, so that they outlast a detour through a row.
 	stamped bool
+	change  *wire.GroupChange // of a system message, while it is being appended
 }
 
 // NewMessage encodes an envelope; own: as the copy of a direct message for the
@@ -52,7 +53,7 @@ func NewMessage(e *rpc.Envelope, own bool) (*Message, error) {
 		return nil, fmt.Errorf("inbox: encode message: %w", err)
 	}
 	return &Message{ID: [16]byte(e.MessageId), Group: e.Group, From: e.From, FromDevice: e.FromDevice, Seq: e.Seq,
-		frame: frame, Deliver: frame[h:], stamped: d.Stamps != nil}, nil
+		frame: frame, Deliver: frame[h:], stamped: d.Stamps != nil, change: e.Change}, nil
 }
 
 // storedMessage reads back what a row holds.

@@ -19,6 +19,7 @@ type metrics struct {
 	full, expired, restarts     prometheus.Counter
 	pushesPostponed, planted    prometheus.Counter
 	pushesCancelled, unanswered prometheus.Counter
+	aggregated, queriesDropped  prometheus.Counter
 	queues                      []*obs.Queue // one for each loop
 	gatewayQueue, peerQueue     *obs.Queue
 	pushQueue, marks, users     *obs.Queue
@@ -80,9 +81,12 @@ func newMetrics(reg prometheus.Registerer, loops int, lim Limits) (*metrics, err
 		opens:    k.counter("throng_inbox_opens_total", "Sessions opened."),
 		receipts: k.counter("throng_inbox_receipts_total", "Receipt watermarks merged for senders."),
 		unknown:  k.counter("throng_inbox_unknown_members_total", "Group addressees that are not provisioned, skipped."),
-		full:     k.counter("throng_inbox_full_total", "Direct messages refused because an inbox was full."),
-		expired:  k.counter("throng_inbox_expired_total", "Rows deleted because their time was over."),
-		restarts: k.counter("throng_inbox_loop_restarts_total", "Loops that started over after a failure of their store."),
+		aggregated: k.counter("throng_inbox_receipts_aggregated_total",
+			"Receipts of group members that were counted towards one for all of them."),
+		queriesDropped: k.counter("throng_inbox_receipt_queries_dropped_total", "Requests for a list of receipts beyond what a session may have waiting."),
+		full:           k.counter("throng_inbox_full_total", "Direct messages refused because an inbox was full."),
+		expired:        k.counter("throng_inbox_expired_total", "Rows deleted because their time was over."),
+		restarts:       k.counter("throng_inbox_loop_restarts_total", "Loops that started over after a failure of their store."),
 		pushesPostponed: k.counter("throng_inbox_pushes_postponed_total",
 			"Pushes put off because a session was emptying the inbox or too many were unanswered."),
 		pushesCancelled: k.counter("throng_inbox_pushes_cancelled_total", "Pushes taken back because the device had acknowledged rows."),
@@ -121,6 +125,7 @@ func (m *metrics) add(s Stats) {
 		{m.direct, s.Direct}, {m.group, s.Group}, {m.own, s.Own}, {m.live, s.Live}, {m.stored, s.Stored}, {m.rowBytes, s.RowBytes},
 		{m.demTimeout, s.DemotedTimeout}, {m.demOver, s.DemotedOverflow}, {m.demEnd, s.DemotedEnd},
 		{m.opens, s.Opens}, {m.receipts, s.Receipts}, {m.marks.Dropped, s.ReceiptsDropped},
+		{m.aggregated, s.Aggregated}, {m.queriesDropped, s.QueriesDropped},
 		{m.unknown, s.UnknownMembers}, {m.full, s.Full}, {m.expired, s.Expired},
 		{m.pushesPostponed, s.PushesPostponed},
 		{m.pushesCancelled, s.PushesCancelled}, {m.unanswered, s.CancelsUnanswered}, {m.planted, s.Planted},

@@ -31,7 +31,7 @@ type marks struct{ delivered, read uint64 }
 // are coalesced: an acknowledgement of a hundred messages of one sender in one
 // conversation is one watermark.
 func (c *Core) delivered(m *Message, by uint64) {
-	if m.From == by {
+	if m.From == by || m.From == 0 {
 		return
 	}
 	k := ackKey{to: Key{User: m.From, Device: m.FromDevice}, group: m.Group, sender: by}
@@ -53,18 +53,26 @@ func (c *Core) spreadReceipts() {
 	clear(c.acked)
 }
 
-// Receipt merges a watermark for a device of this core's shards. Beyond the
-// limits a receipt for a peer that has none waiting is dropped and counted:
-// the next one of that peer makes up for it.
+// Receipt merges a watermark for a device of this core's shards. Those of a
+// group's members come to one for all of them. Beyond the limits a receipt for
+// a peer that has none waiting is dropped and counted: the next one of that
+// peer makes up for it.
 func (c *Core) Receipt(u *rpc.ReceiptUpdate) {
 	c.stats.Receipts++
 	key := Key{User: u.To, Device: u.ToDevice}
-	c.merge(key, markKey{u.Group, u.Peer}, marks{u.DeliveredSeq, u.ReadSeq})
-	us := c.users[u.To]
-	if us == nil {
+	k, m := markKey{u.Group, u.Peer}, marks{u.DeliveredSeq, u.ReadSeq}
+	if u.Group != 0 && c.aggregate(key, k, m) {
 		return
 	}
-	d := us.device(u.ToDevice)
+	c.merge(key, k, m)
+	c.announce(key)
+}
+
+// announce sees to it that what waits for a device goes out if it is live: the
+// first after a pause at once, so that a conversation of two does not wait;
+// then one for each gap.
+func (c *Core) announce(key Key) {
+	d := c.knownDevice(key)
 	if d == nil || d.session == nil || !d.session.live {
 		return
 	}
@@ -73,8 +81,6 @@ func (c *Core) Receipt(u *rpc.ReceiptUpdate) {
 		return
 	}
 	s.receiptTimer = true
-	// The first after a pause goes at once, so that a conversation of two does
-	// not wait; then one for each gap.
 	if due := s.receiptsAt + int64(c.lim.ReceiptGap); due > c.now {
 		c.wheel.add(timer{at: due, kind: timerReceipts, dev: d, s: s})
 	} else {
@@ -111,8 +117,12 @@ func (c *Core) sendReceipts() {
 			continue
 		}
 		s.receiptTimer = false
+		if !s.live || d.taking { // receiptsTaken has it come here again
+			continue
+		}
+		c.answerQueries(s)
 		b := c.boxes[d.Key]
-		if b == nil || !s.live {
+		if b == nil {
 			continue
 		}
 		s.receiptsAt = c.now
@@ -136,13 +146,15 @@ func (c *Core) forget(key Key, b *receiptBox) {
 	delete(c.boxes, key)
 }
 
-// SaveReceipts moves the receipts of devices that are not live to the store.
-// The runner calls it about once a second, and before it stops.
-func (c *Core) SaveReceipts() {
+// SaveReceipts moves the receipts of devices that are not live to the store;
+// with all, those of the others too. The runner calls it about once a second,
+// and with all before it stops.
+func (c *Core) SaveReceipts(all bool) {
+	c.saveLedgers(all)
 	for key, b := range c.boxes {
 		if u := c.users[key.User]; u != nil {
 			if d := u.device(key.Device); d != nil {
-				if d.session != nil && d.session.live {
+				if !all && d.session != nil && d.session.live {
 					continue
 				}
 				d.receipts = true
@@ -157,8 +169,7 @@ func (c *Core) SaveReceipts() {
 
 // receiptsTaken hands in what the store had for a device that went live.
 func (c *Core) receiptsTaken(d *device, ms []Mark) {
-	for _, m := range ms {
-		c.merge(d.Key, markKey{m.Group, m.Peer}, marks{m.Delivered, m.Read})
-	}
+	d.taking = false
+	c.reconcile(d, ms)
 	c.flush = append(c.flush, d)
 }

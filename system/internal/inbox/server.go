@@ -218,9 +218,14 @@ func (in *Inbox) sessions(ctx context.Context, g *gatewayStream, b *rpc.GatewayB
 			split[l.n].closes = append(split[l.n].closes, c)
 		}
 	}
+	for _, q := range b.Queries {
+		if l := in.loopOf(q.User); l != nil {
+			split[l.n].queries = append(split[l.n].queries, q)
+		}
+	}
 	for i := range split {
 		m := &split[i]
-		if len(m.opens)+len(m.acks)+len(m.closes) == 0 {
+		if len(m.opens)+len(m.acks)+len(m.closes)+len(m.queries) == 0 {
 			continue
 		}
 		m.epoch, m.gateway = g.epoch, g

@@ -46,10 +46,12 @@ func (c *Core) goLive(s *session) {
 	c.frame(s, &f)
 	c.flush = append(c.flush, s.dev)
 	if s.dev.receipts {
-		s.dev.receipts = false
+		s.dev.receipts, s.dev.taking = false, true
 		c.batch.TakeReceipts = append(c.batch.TakeReceipts, s.dev.Key)
 		c.taking = append(c.taking, s.dev)
+		return
 	}
+	c.reconcile(s.dev, nil)
 }
 
 // frame sends a frame other than Deliver to one session.

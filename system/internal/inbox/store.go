@@ -90,11 +90,15 @@ type Registration struct {
 	Token string
 }
 
-// Mark is a receipt watermark for a device of a sender.
+// Mark is a receipt watermark for a device of a sender. With Peer 0 it is of
+// all members of Group.
 type Mark struct {
 	Key
 	Group, Peer     uint64
 	Delivered, Read uint64
+	// Ledger is what the device has sent to Group and which members have it, the
+	// core's to read. Empty: there is none, or it stays as it is.
+	Ledger []byte
 }
 
 // Page asks for rows of a device in the order of seq: those of Seqs that exist,
@@ -111,20 +115,22 @@ type Page struct {
 // (device, message) that is present already are left out: an append that is
 // repeated is stored once.
 type Batch struct {
-	Incarnation  uint64
-	Register     []Registration
-	Bodies       []Body
-	Rows         []Row
-	Delete       []uint64 // seqs of rows that hold their body
-	DeletePtr    []uint64 // seqs of rows that point to a body
-	DeleteUpTo   []UpTo
-	Pushed       []Pushed
-	DeadTokens   []Registration // the token is removed if it is still this one
-	Marks        []Mark         // merged by maximum
-	Pages        []Page
-	ExpireMarks  int64 // marks not changed since then (Unix seconds) are deleted; 0: none
-	Now          int64 // Unix seconds
-	TakeReceipts []Key // read and deleted
+	Incarnation uint64
+	Register    []Registration
+	Bodies      []Body
+	Rows        []Row
+	Delete      []uint64 // seqs of rows that hold their body
+	DeletePtr   []uint64 // seqs of rows that point to a body
+	DeleteUpTo  []UpTo
+	Pushed      []Pushed
+	DeadTokens  []Registration // the token is removed if it is still this one
+	Marks       []Mark         // merged by maximum; a Ledger replaces an older one
+	Pages       []Page
+	ExpireMarks int64 // marks not changed since then (Unix seconds) are deleted; 0: none
+	Now         int64 // Unix seconds
+	// TakeReceipts are the devices whose marks are read; their watermarks become
+	// 0, and marks without a Ledger are deleted.
+	TakeReceipts []Key
 }
 
 // ReadOnly reports whether b is nothing but pages to read.

@@ -374,7 +374,7 @@ func BenchmarkPresetB(b *testing.B) {
 			}
 		}
 		if sends%350 == 0 {
-			x.turn(nil, x.core.SaveReceipts)
+			x.turn(nil, func() { x.core.SaveReceipts(false) })
 		}
 		sends++
 	}

@@ -231,10 +231,14 @@ func (st *store) marks(ctx context.Context, tx *sqlstore.Tx, b *inbox.Batch, _ *
 			return err
 		}
 	}
-	_, err := st.exec(ctx, tx, len(b.Marks), "INSERT INTO inbox_marks (usr, dev, grp, peer, delivered, seen, at) VALUES ", "(?,?,?,?,?,?,?)",
+	_, err := st.exec(ctx, tx, len(b.Marks), "INSERT INTO inbox_marks (usr, dev, grp, peer, delivered, seen, at, ledger) VALUES ", "(?,?,?,?,?,?,?,?)",
 		st.q.upsertMarkEnd, func(i int, args []any) []any {
 			m := &b.Marks[i]
-			return append(args, int64(m.User), int64(m.Device), int64(m.Group), int64(m.Peer), int64(m.Delivered), int64(m.Read), b.Now)
+			var ledger any
+			if len(m.Ledger) > 0 {
+				ledger = m.Ledger
+			}
+			return append(args, int64(m.User), int64(m.Device), int64(m.Group), int64(m.Peer), int64(m.Delivered), int64(m.Read), b.Now, ledger)
 		})
 	return err
 }
@@ -340,21 +344,36 @@ func readRows(ctx context.Context, tx querier, k inbox.Key, where string, args [
 }
 
 func (st *store) take(ctx context.Context, tx *sqlstore.Tx, k inbox.Key) ([]inbox.Mark, error) {
-	rows, err := tx.Query(ctx, "SELECT grp, peer, delivered, seen FROM inbox_marks WHERE usr = ? AND dev = ? ORDER BY grp, peer", int64(k.User), int64(k.Device))
+	rows, err := tx.Query(ctx, "SELECT grp, peer, delivered, seen, ledger FROM inbox_marks WHERE usr = ? AND dev = ? ORDER BY grp, peer", int64(k.User), int64(k.Device))
 	if err != nil {
 		return nil, err
 	}
 	var out []inbox.Mark
 	for rows.Next() {
 		var g, p, d, r int64
-		if err := rows.Scan(&g, &p, &d, &r); err != nil {
+		var ledger []byte
+		if err := rows.Scan(&g, &p, &d, &r, &ledger); err != nil {
 			return nil, closing(rows, err)
 		}
-		out = append(out, inbox.Mark{Key: k, Group: uint64(g), Peer: uint64(p), Delivered: uint64(d), Read: uint64(r)})
+		out = append(out, inbox.Mark{Key: k, Group: uint64(g), Peer: uint64(p), Delivered: uint64(d), Read: uint64(r), Ledger: ledger})
 	}
 	if err := rows.Close(); err != nil {
 		return nil, err
 	}
-	_, err = tx.Exec(ctx, "DELETE FROM inbox_marks WHERE usr = ? AND dev = ?", int64(k.User), int64(k.Device))
-	return slices.Clip(out), err
+	for _, done := range []struct {
+		does string
+		some func(inbox.Mark) bool
+	}{
+		{"DELETE FROM inbox_marks WHERE usr = ? AND dev = ? AND ledger IS NULL", func(m inbox.Mark) bool { return len(m.Ledger) == 0 }},
+		{"UPDATE inbox_marks SET delivered = 0, seen = 0 WHERE usr = ? AND dev = ?",
+			func(m inbox.Mark) bool { return len(m.Ledger) > 0 && (m.Delivered > 0 || m.Read > 0) }},
+	} {
+		if !slices.ContainsFunc(out, done.some) {
+			continue
+		}
+		if _, err := tx.Exec(ctx, done.does, int64(k.User), int64(k.Device)); err != nil {
+			return nil, err
+		}
+	}
+	return slices.Clip(out), nil
 }

@@ -47,7 +47,7 @@ func newStore(db *sqlstore.DB) *store {
 			upsertDeviceEnd: " ON DUPLICATE KEY UPDATE token = VALUES(token)",
 			upsertPushedEnd: " ON DUPLICATE KEY UPDATE pushed = VALUES(pushed)",
 			upsertBodyEnd:   " ON DUPLICATE KEY UPDATE refs = refs + VALUES(refs)",
-			upsertMarkEnd:   " ON DUPLICATE KEY UPDATE delivered = GREATEST(delivered, VALUES(delivered)), seen = GREATEST(seen, VALUES(seen)), at = VALUES(at)",
+			upsertMarkEnd:   " ON DUPLICATE KEY UPDATE delivered = GREATEST(delivered, VALUES(delivered)), seen = GREATEST(seen, VALUES(seen)), at = VALUES(at), ledger = COALESCE(VALUES(ledger), ledger)",
 			upsertOwnerEnd:  " ON DUPLICATE KEY UPDATE incarnation = VALUES(incarnation)",
 		}
 		return st
@@ -59,7 +59,7 @@ func newStore(db *sqlstore.DB) *store {
 		upsertDeviceEnd: " ON CONFLICT (usr, dev) DO UPDATE SET token = excluded.token WHERE token <> excluded.token",
 		upsertPushedEnd: " ON CONFLICT (usr, dev) DO UPDATE SET pushed = excluded.pushed",
 		upsertBodyEnd:   " ON CONFLICT (id) DO UPDATE SET refs = refs + excluded.refs",
-		upsertMarkEnd:   " ON CONFLICT (usr, dev, grp, peer) DO UPDATE SET delivered = MAX(delivered, excluded.delivered), seen = MAX(seen, excluded.seen), at = excluded.at",
+		upsertMarkEnd:   " ON CONFLICT (usr, dev, grp, peer) DO UPDATE SET delivered = MAX(delivered, excluded.delivered), seen = MAX(seen, excluded.seen), at = excluded.at, ledger = COALESCE(excluded.ledger, ledger)",
 		upsertOwnerEnd:  " ON CONFLICT (shard) DO UPDATE SET incarnation = excluded.incarnation",
 	}
 	return st

@@ -248,6 +248,20 @@ func (s *suite) receipts() {
 	s.equal("nobody's", len(res.Receipts[0]), 0)
 	s.equal("merged, and those not expired", res.Receipts[1], []inbox.Mark{mark(5, 9, 3), mark(7, 1, 1)})
 	s.equal("taken", s.state(k).Receipts, false)
+
+	all := inbox.Mark{Key: k, Group: 1<<63 + 1, Delivered: 3, Ledger: []byte("ledger")}
+	s.commit(inbox.Batch{Marks: []inbox.Mark{all, mark(5, 2, 1)}})
+	s.commit(inbox.Batch{Marks: []inbox.Mark{{Key: k, Group: 1<<63 + 1, Delivered: 2, Read: 1}}})
+	all.Read = 1
+	s.equal("a ledger stays when none comes", s.commit(inbox.Batch{TakeReceipts: []inbox.Key{k}}).Receipts[0], []inbox.Mark{mark(5, 2, 1), all})
+	s.equal("it is still there", s.state(k).Receipts, true)
+	all.Delivered, all.Read = 0, 0
+	s.equal("without what was taken", s.commit(inbox.Batch{TakeReceipts: []inbox.Key{k}}).Receipts[0], []inbox.Mark{all})
+	all.Ledger = []byte("newer")
+	s.commit(inbox.Batch{Now: 3000, Marks: []inbox.Mark{all}})
+	s.equal("replaced", s.commit(inbox.Batch{TakeReceipts: []inbox.Key{k}}).Receipts[0], []inbox.Mark{all})
+	s.commit(inbox.Batch{ExpireMarks: 3001})
+	s.equal("expired", s.state(k).Receipts, false)
 }
 
 func (s *suite) pushes() {

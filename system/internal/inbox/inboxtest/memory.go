@@ -115,8 +115,13 @@ func (m *Memory) Commit(_ context.Context, b *inbox.Batch) (inbox.Result, error)
 	for _, k := range b.TakeReceipts {
 		var ms []inbox.Mark
 		for mk, mark := range m.marks {
-			if mk.Key == k {
-				ms = append(ms, mark.Mark)
+			if mk.Key != k {
+				continue
+			}
+			ms = append(ms, mark.Mark)
+			if mark.Delivered, mark.Read = 0, 0; len(mark.Ledger) > 0 {
+				m.marks[mk] = mark
+			} else {
 				delete(m.marks, mk)
 			}
 		}
@@ -198,6 +203,9 @@ func (m *Memory) write(b *inbox.Batch, res *inbox.Result) {
 		k := markKey{mark.Key, mark.Group, mark.Peer}
 		old := m.marks[k]
 		mark.Delivered, mark.Read = max(mark.Delivered, old.Delivered), max(mark.Read, old.Read)
+		if len(mark.Ledger) == 0 {
+			mark.Ledger = old.Ledger
+		}
 		m.marks[k] = storedMark{mark, b.Now}
 	}
 }
