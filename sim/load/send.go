@@ -145,6 +145,11 @@ func (e *Engine) submit(a *workload.Action) {
 	m := &outMsg{conv: c, index: a.Index, intended: intended, id: wire.IDOf(a.User, a.Device, clientID), written: -1,
 		send: &wire.Send{ClientMsgId: clientID, User: c.peer, Group: c.group, Kind: wire.Kind(a.MsgKind),
 			Body: makeBody(int(a.BodyLen), e.nonce, a.Index, intended)}}
+	if a.About >= 0 {
+		about := e.replies.sends[a.About]
+		id := wire.IDOf(about.User, about.Device, uint64(about.Index)+1)
+		m.send.About = id[:]
+	}
 	addressees, class := e.addressees(c, audit.Device{User: a.User, Device: a.Device})
 	d := e.device(a.User, a.Device)
 	e.setIndex(m.id, a.Index)

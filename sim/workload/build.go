@@ -173,7 +173,7 @@ func (b *builder) schedule() *Schedule {
 func (b *builder) action(kind ActionKind, at int64, a Action) Action {
 	a.At, a.Kind, a.Phase = clock(at), kind, b.phaseAt(at)
 	if kind != Send {
-		a.ReplyTo, a.Index, a.Stratum = -1, -1, -1
+		a.ReplyTo, a.About, a.Index, a.Stratum = -1, -1, -1, -1
 	}
 	return a
 }
@@ -226,11 +226,12 @@ func (b *builder) sessionActions(actions []Action) []Action {
 
 // sendActions are the sends, in order, and the typing frames before them.
 func (b *builder) sendActions(actions []Action) []Action {
+	named := b.named()
 	for i := range b.sends {
 		x := &b.sends[i]
 		index := int32(i)
 		a := Action{User: x.user, Device: b.sessions[x.session].device, Index: index, ReplyTo: b.replyTo(x.event), Stratum: -1}
-		a.MsgKind, a.BodyLen = b.body(index)
+		a.MsgKind, a.BodyLen, a.About = b.kind(index, named[index])
 		if x.chat < 0 {
 			a.Conv, a.Backlog = Conv{Peer: x.peer}, true
 			actions = append(actions, b.action(Send, x.at, a))

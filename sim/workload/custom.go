@@ -28,6 +28,9 @@ func Custom(spec *scenario.Spec, pop *population.Population, actions []Action) *
 	slices.SortStableFunc(s.Actions, func(a, b Action) int { return cmp.Compare(a.At, b.At) })
 	for i := range s.Actions {
 		a := &s.Actions[i]
+		if a.Kind != Send || a.MsgKind < kindAnswer {
+			a.About = -1
+		}
 		for n, p := range s.Phases {
 			if p.Start <= a.At && a.At < p.End {
 				a.Phase = uint8(n)

@@ -23,6 +23,7 @@ const (
 	purposeMembership
 	purposePushOpen
 	purposeRead
+	purposeKind
 )
 
 const second = 1_000_000 // times inside this package are integer microseconds

@@ -197,9 +197,5 @@ func (b *builder) body(index int32) (kind int32, length int) {
 		mean := float64(scenario.PointerBytes()[kind])
 		return kind, int(mean * (0.7 + float64(0.6*s.Float64())))
 	}
-	if s.Float64() < scenario.TextEmpty {
-		return kind, MinBody
-	}
-	chars := min(scenario.MaxTextChars, math.Round(s.LogNormal(scenario.TextMu, scenario.TextSigma)))
-	return kind, max(MinBody, min(maxBody, int(chars*scenario.TextExpansion)))
+	return kind, textLength(&s)
 }

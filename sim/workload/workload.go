@@ -40,7 +40,7 @@ type Conv struct {
 }
 
 // Action is one scheduled event. Fields that a kind does not use are zero,
-// except ReplyTo, Index (-1) and Stratum (-1).
+// except ReplyTo, About, Index (-1) and Stratum (-1).
 type Action struct {
 	At      time.Duration // since the start of the ramp
 	Until   time.Duration // Open: when the client closes
@@ -49,6 +49,7 @@ type Action struct {
 	BodyLen int // Send: bytes, at least MinBody
 	Device  uint32
 	ReplyTo int32 // Send: Index of the message that it answers, -1 none
+	About   int32 // Send: Index of the message that it reacts to, edits, deletes, answers or ends as a call, -1 none
 	Index   int32 // Send: its own number, 0.. in time order; the backlog's come first
 	MsgKind int32 // Send: a wire.Kind
 	Kind    ActionKind
