@@ -237,6 +237,20 @@ func (d *deployment) provision(users, devices int, groups map[uint64][]uint64) {
 	}
 }
 
+// provisionTokens gives the first devices of users push tokens.
+func (d *deployment) provisionTokens(tokens map[uint64]string) {
+	d.t.Helper()
+	p := &wire.Provision{}
+	for u, token := range tokens {
+		p.Users = append(p.Users, &wire.ProvisionUser{User: u, Devices: []*wire.ProvisionDevice{{PushToken: token}}})
+	}
+	data, err := p.MarshalVT()
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.admin("/admin/v1/provision", protowire.AppendBytes(nil, data), &wire.ProvisionResult{})
+}
+
 func (d *deployment) changeMembers(group uint64, add, remove []uint64) *wire.MembershipResult {
 	d.t.Helper()
 	data, err := (&wire.MembershipChange{Group: group, Add: add, Remove: remove}).MarshalVT()

@@ -12,13 +12,42 @@ import (
 	"throng/system/wire"
 )
 
-// provider accepts every push and remembers the last of each token.
+// provider accepts every push, unless it is told how to answer. It remembers
+// every request, and the last message accepted for each token.
 type provider struct {
 	url string
 
-	mu      sync.Mutex
-	last    map[string]wire.MessageID
-	changed chan struct{}
+	mu       sync.Mutex
+	answer   func(token string) (status int, retryAfter string) // nil: 200
+	requests []request
+	last     map[string]wire.MessageID
+	changed  chan struct{}
+}
+
+// request is one attempt to push.
+type request struct {
+	token  string
+	at     time.Time
+	status int
+}
+
+// answers makes the provider answer so from now on; nil: 200.
+func (p *provider) answers(f func(token string) (status int, retryAfter string)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.answer = f
+}
+
+// log returns the requests for a token so far; "" stands for all.
+func (p *provider) log(token string) (out []request) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, r := range p.requests {
+		if token == "" || r.token == token {
+			out = append(out, r)
+		}
+	}
+	return out
 }
 
 func startProvider(t *testing.T) *provider {
@@ -40,7 +69,19 @@ func startProvider(t *testing.T) *provider {
 		}
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.last[r.PathValue("token")] = wire.MessageID(id)
+		token, status, retryAfter := r.PathValue("token"), http.StatusOK, ""
+		if p.answer != nil {
+			status, retryAfter = p.answer(token)
+		}
+		p.requests = append(p.requests, request{token, time.Now(), status})
+		if status == http.StatusOK {
+			p.last[token] = wire.MessageID(id)
+		} else {
+			if retryAfter != "" {
+				w.Header().Set("Retry-After", retryAfter)
+			}
+			w.WriteHeader(status)
+		}
 		close(p.changed)
 		p.changed = make(chan struct{})
 	})
@@ -56,21 +97,30 @@ func startProvider(t *testing.T) *provider {
 }
 
 // await returns the message that was last pushed to token.
-func (p *provider) await(t *testing.T, token string) wire.MessageID {
+func (p *provider) await(t *testing.T, token string) (id wire.MessageID) {
+	t.Helper()
+	p.awaitThat(t, "a push for "+token, func() (ok bool) {
+		id, ok = p.last[token]
+		return ok
+	})
+	return id
+}
+
+// awaitThat waits until ok, which is called with p.mu held.
+func (p *provider) awaitThat(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.NewTimer(15 * time.Second)
 	defer deadline.Stop()
 	for {
 		p.mu.Lock()
-		id, ok := p.last[token]
-		changed := p.changed
+		done, changed := ok(), p.changed
 		p.mu.Unlock()
-		if ok {
-			return id
+		if done {
+			return
 		}
 		select {
 		case <-deadline.C:
-			t.Fatalf("no push for %s", token)
+			t.Fatalf("it never came: %s", what)
 		case <-changed:
 		}
 	}

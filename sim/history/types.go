@@ -5,6 +5,7 @@
 package history
 
 import (
+	"math"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -26,13 +27,18 @@ const (
 	// Fan-out, over members online: "fanout_first.<class>" and "fanout_last.<class>".
 	KindFanoutFirst = "fanout_first."
 	KindFanoutLast  = "fanout_last."
+	// The drain by what was delivered before Current: "drain.<class>".
+	KindDrainRows = "drain."
 )
+
+// DrainClasses are the classes of drains, by the number of messages.
+var DrainClasses = []SizeClass{{"0", 0}, {"1-10", 10}, {"11-100", 100}, {"101-1000", 1000}, {"1001-", math.MaxInt}}
 
 // SizeClasses are the group size classes of fan-out figures, by number of
 // members: the class of a group is the first whose Max is not below its size.
 var SizeClasses = []SizeClass{{"2-4", 4}, {"5-10", 10}, {"11-30", 30}, {"31-100", 100}, {"101-256", 256}, {"257-1023", 1023}, {"1024", 1024}}
 
-// SizeClass names the groups with at most Max members.
+// SizeClass names the groups with at most Max members, or drains of so many messages.
 type SizeClass struct {
 	Name string
 	Max  int
@@ -206,4 +212,10 @@ type Audit struct {
 type PushAudit struct {
 	Checked int64 `json:"checked"`
 	Missing int64 `json:"missing"`
+	// Of the checked ones that have no accepted push, by the provider's reason.
+	Dead      int64 `json:"dead,omitempty"`      // it does not know the device
+	Failed    int64 `json:"failed,omitempty"`    // it failed the attempts: dead letters
+	Throttled int64 `json:"throttled,omitempty"` // it made everybody wait
+	// DeadAgain counts pushes to devices that it had said before to be gone.
+	DeadAgain int64 `json:"dead_again,omitempty"`
 }

@@ -70,8 +70,8 @@ type device struct {
 
 	view     conv
 	inboxSeq uint64
-	pushes   uint64        // pushes the owner has seen
-	lastPush time.Duration // when the provider accepted the last one, -1 never
+	pushes   uint64 // pushes the owner has seen
+	pushed   pushed
 
 	out     map[conv]*outbox
 	byID    map[uint64]*outMsg // by client message id, unanswered only
@@ -129,7 +129,7 @@ func (e *Engine) device(user uint64, dev uint32) *device {
 	defer s.mu.Unlock()
 	d := s.m[k]
 	if d == nil {
-		d = &device{key: k, openedAt: -1, onlineAt: -1, lastPush: -1, lastOpen: -1, lastClose: -1, gate: int(hashUser(user)) % len(e.gates)}
+		d = &device{key: k, openedAt: -1, onlineAt: -1, pushed: pushed{last: -1, failed: -1}, lastOpen: -1, lastClose: -1, gate: int(hashUser(user)) % len(e.gates)}
 		s.m[k] = d
 	}
 	return d

@@ -46,8 +46,8 @@ type Target interface {
 	ChangeMembers(ctx context.Context, c *wire.MembershipChange) (*wire.MembershipResult, error)
 	// Offers says what else there is. What is not offered is not asked for.
 	Offers() Offers
-	// Pushes calls f for each push the provider accepted, until ctx is done.
-	Pushes(ctx context.Context, f func(user uint64, device uint32, id wire.MessageID, at time.Time)) error
+	// Pushes calls f for each push the provider answered, until ctx is done.
+	Pushes(ctx context.Context, f func(Push)) error
 	// Kill and Restart act on one process of a role.
 	Kill(role string, instance int) error
 	Restart(role string, instance int) error
@@ -130,7 +130,7 @@ type Engine struct {
 
 	pending       atomic.Int64 // devices to be proved
 	historyFailed atomic.Bool
-	pushes        struct{ checked, missing atomic.Int64 }
+	pushes        pushCounts
 
 	readers sync.WaitGroup // one for each connection's reader and each login
 }
@@ -284,6 +284,7 @@ func (e *Engine) playPhases(ctx context.Context) []history.Phase {
 type kinds struct {
 	sent, direct, group, own, read, drain, login, push, late, held metrics.Kind
 	first, last                                                    []metrics.Kind // by size class
+	drainRows                                                      []metrics.Kind // by drain class
 }
 
 func registerKinds(r *metrics.Recorder) kinds {
@@ -296,6 +297,9 @@ func registerKinds(r *metrics.Recorder) kinds {
 	for _, c := range history.SizeClasses {
 		k.first = append(k.first, r.Kind(history.KindFanoutFirst+c.Name))
 		k.last = append(k.last, r.Kind(history.KindFanoutLast+c.Name))
+	}
+	for _, c := range history.DrainClasses {
+		k.drainRows = append(k.drainRows, r.Kind(history.KindDrainRows+c.Name))
 	}
 	return k
 }

@@ -7,9 +7,7 @@ import (
 	"time"
 
 	"throng/sim/audit"
-	"throng/sim/history"
 	"throng/sim/scenario"
-	"throng/system/wire"
 )
 
 // quietFor is how long nothing may have moved before the proof believes that
@@ -208,77 +206,4 @@ func (e *Engine) awaitAnswers(ctx context.Context, d *device) {
 		}
 		e.sleepUntil(ctx, e.now()+20*time.Millisecond)
 	}
-}
-
-// watchPushes takes note of the pushes that the provider accepted: latency,
-// proof, and the opens they cause.
-func (e *Engine) watchPushes(ctx context.Context) {
-	err := e.target.Pushes(ctx, func(user uint64, dev uint32, id wire.MessageID, at time.Time) {
-		e.stats.pushes.Add(1)
-		d := e.device(user, dev)
-		d.mu.Lock()
-		d.lastPush = max(d.lastPush, at.Sub(e.start))
-		d.mu.Unlock()
-		if index, ok := e.indexOf(id); ok {
-			a := e.replies.sends[index]
-			if !a.Backlog {
-				e.rec.Record(e.kinds.push, (at.Sub(e.start) - e.loadStart - a.At).Microseconds())
-			}
-		}
-		if e.backlog.Load() || e.closing.Load() {
-			return
-		}
-		e.pushOpens(d)
-	})
-	if err != nil && ctx.Err() == nil {
-		e.event("warning", fmt.Sprintf("the feed of accepted pushes ended: %v", err))
-	}
-}
-
-// pushOpens lets the owner of a phone that got a push open the app, or not.
-func (e *Engine) pushOpens(d *device) {
-	d.mu.Lock()
-	n := d.pushes
-	d.pushes++
-	away := d.openedAt < 0
-	d.mu.Unlock()
-	if !away {
-		return
-	}
-	now := e.now() - e.loadStart
-	opens, delay, length := e.sched.PushOpenAt(d.key.User, n, now)
-	if !opens {
-		return
-	}
-	if next, ok := e.sched.NextOpen(d.key.User, d.key.Device, now); ok && next < now+delay+length {
-		return // the session that comes anyway sees it
-	}
-	at := e.loadStart + now + delay
-	e.timers.at(at, func() {
-		if !e.closing.Load() {
-			e.openSession(d, at+length, conv{})
-		}
-	})
-}
-
-// pushGrace is how long after the push delay a push may still be on its way:
-// the least time between two pushes of a device, and the provider's retries.
-const pushGrace = 20 * time.Second
-
-// checkPush audits the push of a message that came out of an inbox: one that
-// lay there unacknowledged for longer than the push delay must have caused a
-// push, or been covered by a later one. The caller holds d.mu.
-func (e *Engine) checkPush(d *device, m *wire.Deliver, now time.Duration) {
-	accepted := time.UnixMilli(m.AcceptedMs).Sub(e.start)
-	if !e.offers.Pushes || d.key.Device != 0 || now-accepted < seconds(e.spec.PushDelayS)+pushGrace {
-		return
-	}
-	e.pushes.checked.Add(1)
-	if d.lastPush < accepted {
-		e.pushes.missing.Add(1)
-	}
-}
-
-func (e *Engine) pushAudit() history.PushAudit {
-	return history.PushAudit{Checked: e.pushes.checked.Load(), Missing: e.pushes.missing.Load()}
 }

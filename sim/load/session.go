@@ -3,11 +3,14 @@ package load
 import (
 	"context"
 	"errors"
+	"math"
+	"slices"
 	"time"
 
 	"github.com/gorilla/websocket"
 
 	"throng/sim/client"
+	"throng/sim/history"
 	"throng/sim/workload"
 	"throng/system/wire"
 )
@@ -170,7 +173,7 @@ func (h *deviceHandler) Frame(c *client.Conn, f *wire.Frame) {
 	case *wire.Frame_Sent:
 		e.sent(d, k.Sent)
 	case *wire.Frame_Current:
-		e.current((*session)(h), c)
+		e.current((*session)(h), c, k.Current.Delivered)
 	case *wire.Frame_Receipts:
 		e.receipts(d, k.Receipts)
 	case *wire.Frame_Error:
@@ -185,8 +188,8 @@ func (h *deviceHandler) Frame(c *client.Conn, f *wire.Frame) {
 	}
 }
 
-// current notes that the device is live.
-func (e *Engine) current(h *session, c *client.Conn) {
+// current notes that the device is live, after so many deliveries.
+func (e *Engine) current(h *session, c *client.Conn, delivered uint64) {
 	d := h.d
 	now := e.now()
 	d.mu.Lock()
@@ -200,7 +203,11 @@ func (e *Engine) current(h *session, c *client.Conn) {
 	if !h.drain {
 		h.drain = true
 		if !d.proof {
-			e.rec.Record(e.kinds.drain, (now - d.connectAt).Microseconds())
+			took := (now - d.connectAt).Microseconds()
+			e.rec.Record(e.kinds.drain, took)
+			rows := int(min(delivered, math.MaxInt))
+			class := slices.IndexFunc(history.DrainClasses, func(c history.SizeClass) bool { return rows <= c.Max })
+			e.rec.Record(e.kinds.drainRows[class], took)
 		}
 	}
 	if d.current != nil {

@@ -259,6 +259,7 @@ func (r *Result) audit(a *history.Audit) {
 	r.Audit = &Audit{Sends: a.Sends, Acknowledged: a.Acknowledged, Unanswered: a.Unanswered, Expected: a.Expected, Proved: a.Proved, Lost: a.Lost,
 		Duplicated: a.Duplicated, Reordered: a.Reordered, Foreign: a.Foreign, Unproved: a.Unproved, Redelivered: a.Redelivered, Sampled: Number(a.Sampled),
 		Live: a.Live, Drain: a.Drain, Transition: a.Transition, Proof: a.Proof, PushChecked: a.Push.Checked, PushMissing: a.Push.Missing,
+		PushDead: a.Push.Dead, PushFailed: a.Push.Failed, PushThrottled: a.Push.Throttled, PushDeadAgain: a.Push.DeadAgain,
 		Examples: append([]string{}, a.Examples...)}
 }
 

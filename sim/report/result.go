@@ -132,25 +132,31 @@ type Fanout struct {
 
 // Audit is the delivery proof, in pairs of message and device but the first three.
 type Audit struct {
-	Sends        int64    `json:"sends"`
-	Acknowledged int64    `json:"acknowledged"`
-	Unanswered   int64    `json:"unanswered"`
-	Expected     int64    `json:"expected"`
-	Proved       int64    `json:"proved"`
-	Lost         int64    `json:"lost"`
-	Duplicated   int64    `json:"duplicated"`
-	Reordered    int64    `json:"reordered"`
-	Foreign      int64    `json:"foreign"`
-	Unproved     int64    `json:"unproved"`
-	Redelivered  int64    `json:"redelivered"`
-	Sampled      Number   `json:"sampled"`
-	Live         int64    `json:"live"`
-	Drain        int64    `json:"drain"`
-	Transition   int64    `json:"transition"`
-	Proof        int64    `json:"proof"`
-	PushChecked  int64    `json:"push_checked"`
-	PushMissing  int64    `json:"push_missing"`
-	Examples     []string `json:"examples"`
+	Sends        int64  `json:"sends"`
+	Acknowledged int64  `json:"acknowledged"`
+	Unanswered   int64  `json:"unanswered"`
+	Expected     int64  `json:"expected"`
+	Proved       int64  `json:"proved"`
+	Lost         int64  `json:"lost"`
+	Duplicated   int64  `json:"duplicated"`
+	Reordered    int64  `json:"reordered"`
+	Foreign      int64  `json:"foreign"`
+	Unproved     int64  `json:"unproved"`
+	Redelivered  int64  `json:"redelivered"`
+	Sampled      Number `json:"sampled"`
+	Live         int64  `json:"live"`
+	Drain        int64  `json:"drain"`
+	Transition   int64  `json:"transition"`
+	Proof        int64  `json:"proof"`
+	PushChecked  int64  `json:"push_checked"`
+	PushMissing  int64  `json:"push_missing"`
+	// Checked rows without an accepted push, by the provider's reason.
+	PushDead      int64 `json:"push_dead,omitempty"`
+	PushFailed    int64 `json:"push_failed,omitempty"`
+	PushThrottled int64 `json:"push_throttled,omitempty"`
+	// PushDeadAgain are pushes to devices that the provider had said to be gone.
+	PushDeadAgain int64    `json:"push_dead_again,omitempty"`
+	Examples      []string `json:"examples"`
 }
 
 // Generator is the harness's own error.

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"throng/sim/capacity"
+	"throng/sim/history"
 )
 
 // table is rows of cells under a head, for every form of output.
@@ -27,6 +28,11 @@ func (r *Result) latencyTable() table {
 	}
 	for _, k := range kindNames() {
 		add(k.name, r.LatencyMs[k.kind])
+		if k.kind == history.KindDrain {
+			for _, c := range history.DrainClasses {
+				add(k.name+" of "+c.Name+" messages", r.LatencyMs[history.KindDrainRows+c.Name])
+			}
+		}
 	}
 	add("generator lateness", r.Generator.LateMs)
 	add("generator lateness, spike", r.Generator.SpikeLateMs)
@@ -83,8 +89,12 @@ func (r *Result) auditTable() table {
 		bad  bool
 	}{{"messages acknowledged", a.Acknowledged, false}, {"messages unanswered", a.Unanswered, false}, {"pairs expected", a.Expected, false}, {"proved", a.Proved, false},
 		{"lost", a.Lost, true}, {"duplicated", a.Duplicated, true}, {"reordered", a.Reordered, true}, {"foreign", a.Foreign, true}, {"unproved", a.Unproved, true},
-		{"push missing", a.PushMissing, true}, {"redelivered, dropped by the client", a.Redelivered, false}, {"delivered live", a.Live, false}, {"delivered from an inbox", a.Drain, false},
+		{"push missing", a.PushMissing, true}, {"push: none, the device is gone", a.PushDead, false}, {"push: none, the provider failed", a.PushFailed, false},
+		{"push: none, the provider made it wait", a.PushThrottled, false}, {"push: again to a device that is gone", a.PushDeadAgain, false}, {"redelivered, dropped by the client", a.Redelivered, false}, {"delivered live", a.Live, false}, {"delivered from an inbox", a.Drain, false},
 		{"delivered in transition", a.Transition, false}, {"delivered in the proof", a.Proof, false}} {
+		if x.n == 0 && strings.HasPrefix(x.name, "push: ") {
+			continue
+		}
 		t.Rows = append(t.Rows, []string{x.name, count(x.n)})
 		v := Done
 		if x.bad {

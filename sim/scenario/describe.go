@@ -149,6 +149,7 @@ func (s *Spec) describePhases(w io.Writer) {
 	for _, x := range s.Extra {
 		fmt.Fprintf(w, "  beside them %q: %d sends to %d groups of %d in %s, %d deliveries, outside the fan-out\n", x.Name, x.Sends, x.Groups, x.GroupSize, x.Phase, x.Sends*(x.GroupSize-1))
 	}
+	s.Provider.describe(w)
 	for _, f := range s.Faults {
 		after := fmt.Sprintf("started again %s later", f.RestartAfter)
 		switch {

@@ -56,6 +56,7 @@ func (s *Spec) fields() []field {
 	out = append(out, s.Topology.fields()...)
 	out = append(out, s.Infrastructure.fields()...)
 	out = append(out, s.Limits.fields()...)
+	out = append(out, s.Provider.fields()...)
 	out = append(out, s.Phases.fields()...)
 	out = append(out,
 		field{path: "membership.removals_per_s", kind: kindNumber, max: 1000, def: "0", doc: "members removed from groups during steady", to: &s.Membership.RemovalsPerS},

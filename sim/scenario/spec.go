@@ -50,6 +50,9 @@ type Spec struct {
 	Infrastructure Infrastructure
 	Limits         Limits
 
+	// Provider is the simulated push provider.
+	Provider Provider
+
 	// ProofSample is the share of offline addressees that are connected and
 	// drained at the end; below 1 the rest counts as unproved, declared.
 	ProofSample float64

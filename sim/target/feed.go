@@ -49,5 +49,5 @@ func pushOf(line provider.Push) (Push, error) {
 	if err != nil || len(id) != len(wire.MessageID{}) {
 		return Push{}, fmt.Errorf("target: feed of pushes: message id %q", line.MessageID)
 	}
-	return Push{Token: line.Token, User: line.User, Device: line.Device, MessageID: wire.MessageID(id), At: time.UnixMicro(line.AtUnixUS)}, nil
+	return Push{Outcome: PushOutcome(line.Outcome), Token: line.Token, User: line.User, Device: line.Device, MessageID: wire.MessageID(id), At: time.UnixMicro(line.AtUnixUS)}, nil
 }

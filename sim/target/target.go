@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"throng/sim/history"
+	"throng/sim/target/provider"
 	"throng/system/wire"
 )
 
@@ -28,7 +29,7 @@ type Target interface {
 	// Provision sends what next yields until io.EOF and returns the sums.
 	Provision(ctx context.Context, next func() (*wire.Provision, error)) (*wire.ProvisionResult, error)
 	ChangeMembers(ctx context.Context, change *wire.MembershipChange) (*wire.MembershipResult, error)
-	// Pushes calls f for each push that the provider accepts from now on, from
+	// Pushes calls f for each push that the provider answers from now on, from
 	// one goroutine, until ctx is done or the feed fails.
 	Pushes(ctx context.Context, f func(Push)) error
 	Capabilities() Capabilities
@@ -50,8 +51,20 @@ type Target interface {
 	Close(ctx context.Context) error
 }
 
-// Push is a notification that the provider accepted.
+// PushOutcome is what the provider made of a push.
+type PushOutcome string
+
+// The outcomes of a push.
+const (
+	PushAccepted  PushOutcome = provider.Accepted
+	PushDead      PushOutcome = provider.Dead      // the device is gone
+	PushFailed    PushOutcome = provider.Failed    // try again
+	PushThrottled PushOutcome = provider.Throttled // over the quota: wait
+)
+
+// Push is a notification that the provider answered.
 type Push struct {
+	Outcome   PushOutcome
 	Token     string
 	User      uint64
 	Device    uint32

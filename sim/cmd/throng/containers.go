@@ -154,7 +154,7 @@ func (r *runner) runContainers(file, reason string) error {
 	infra := r.spec.Infrastructure
 	d, err := containers.New(containers.Config{Topology: r.topology(), Images: images, Exe: exe,
 		Brokers: infra.Brokers, Replicas: infra.Replicas, Limits: limits(r.spec),
-		LogDir: filepath.Join(r.dir, "logs"), Plant: r.flags.plant, Settings: r.settings()})
+		LogDir: filepath.Join(r.dir, "logs"), Plant: r.flags.plant, Settings: r.settings(), ProviderArgs: providerArgs(r.spec)})
 	if err != nil {
 		return &codedError{exitInternal, err}
 	}

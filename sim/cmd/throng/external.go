@@ -149,6 +149,9 @@ func undeclared(spec *scenario.Spec, t *external.Target) []history.Missing {
 			add("users and groups", true, "the scenario's users and groups have to be created, which needs the capability provisioning: declare provisioning_url in %s, or provisioned: true if they are there", file)
 		}
 	}
+	if spec.Provider.Faulty() {
+		add("faults of the push provider", true, "the scenario throttles or breaks the push provider, which only the embedded target and containers can: that of %s is somebody else's", file)
+	}
 	if !c.Pushes {
 		add("push audit", false, "the push audit needs the capability pushes: declare pushes_url in %s", file)
 	}

@@ -23,7 +23,6 @@ import (
 	"throng/sim/target/external"
 	"throng/sim/workload"
 	"throng/system"
-	"throng/system/wire"
 )
 
 // runFlags are the settings of `throng run`.
@@ -206,7 +205,7 @@ func (r *runner) prepare(stack, reason string) error {
 		return fmt.Errorf("find own executable: %w", err)
 	}
 	r.target, err = target.NewEmbedded(target.EmbeddedConfig{Topology: r.topology(), Exe: exe,
-		LogDir: filepath.Join(r.dir, "logs"), Plant: r.flags.plant, Settings: r.settings(), OnEvent: onEvent})
+		LogDir: filepath.Join(r.dir, "logs"), Plant: r.flags.plant, Settings: r.settings(), ProviderArgs: providerArgs(r.spec), OnEvent: onEvent})
 	return err
 }
 
@@ -233,6 +232,14 @@ func (r *runner) topology() target.Topology {
 
 func (r *runner) settings() system.Settings {
 	return system.Settings{PushDelay: system.Duration(seconds(r.spec.PushDelayS))}
+}
+
+// providerArgs are flags for `embedded provider`: how the scenario wants it.
+func providerArgs(s *scenario.Spec) []string {
+	p := s.Provider
+	return []string{"--latency-median", seconds(p.LatencyMedianS).String(), fmt.Sprintf("--latency-sigma=%g", p.LatencySigma),
+		fmt.Sprintf("--quota-per-minute=%d", p.QuotaPerMinute), fmt.Sprintf("--error-share=%g", p.ErrorShare),
+		fmt.Sprintf("--dead-share=%g", p.DeadShare), fmt.Sprintf("--seed=%d", s.Seed)}
 }
 
 func (r *runner) replay(stack string) string {
@@ -316,6 +323,8 @@ func (t engineTarget) Offers() load.Offers {
 	return o
 }
 
-func (t engineTarget) Pushes(ctx context.Context, f func(user uint64, device uint32, id wire.MessageID, at time.Time)) error {
-	return t.Target.Pushes(ctx, func(p target.Push) { f(p.User, p.Device, p.MessageID, p.At) })
+func (t engineTarget) Pushes(ctx context.Context, f func(load.Push)) error {
+	return t.Target.Pushes(ctx, func(p target.Push) {
+		f(load.Push{User: p.User, Device: p.Device, ID: p.MessageID, At: p.At, Outcome: load.PushOutcome(p.Outcome)})
+	})
 }

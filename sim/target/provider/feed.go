@@ -48,7 +48,7 @@ func (r *reader) take() []Push {
 	return lines
 }
 
-// feed writes accepted pushes from now on. The header goes out at once: when
+// feed writes answered pushes from now on. The header goes out at once: when
 // the reader has it, nothing later is missed.
 func (p *Provider) feed(w http.ResponseWriter, req *http.Request) {
 	r := &reader{limit: p.cfg.FeedBuffer, wake: make(chan struct{}, 1)}
@@ -84,7 +84,7 @@ func (p *Provider) feed(w http.ResponseWriter, req *http.Request) {
 // ReadFeed reads the feed of the provider at url and calls f for each line,
 // from this goroutine, until ctx is done (nil) or the feed breaks. Lines with
 // Lost are for f to judge. started is called when the feed is open: pushes
-// accepted after that will come.
+// answered after that will come.
 func ReadFeed(ctx context.Context, url string, started func(), f func(Push)) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/feed", nil)
 	if err != nil {

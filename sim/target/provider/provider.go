@@ -8,7 +8,8 @@
 //	                           Retry-After over the quota, 503 a fault
 //	GET  /v1/devices/{token}   what the device shows: one notification for each
 //	                           collapse key
-//	GET  /feed                 accepted pushes as they happen, one JSON object a line
+//	GET  /feed                 pushes answered as they happen, one JSON object a line:
+//	                           accepted, or why not
 //	GET  /stats                counts, as JSON
 //	GET  /metrics              the same for Prometheus
 package provider
@@ -59,8 +60,17 @@ type Config struct {
 	Log        *slog.Logger
 }
 
-// Push is a line of the feed: either an accepted push, or Lost.
+// What became of a push, in the feed. Accepted stands for nothing else.
+const (
+	Accepted  = ""
+	Dead      = "dead"      // 410
+	Failed    = "failed"    // 503
+	Throttled = "throttled" // 429
+)
+
+// Push is a line of the feed: either an answered push, or Lost.
 type Push struct {
+	Outcome   string `json:"outcome,omitempty"`
 	Token     string `json:"token,omitempty"`
 	User      uint64 `json:"user,string,omitempty"`
 	Device    uint32 `json:"device"`
@@ -248,6 +258,7 @@ func (p *Provider) push(w http.ResponseWriter, r *http.Request) {
 	}
 	if wait := p.quota(time.Now()); wait > 0 {
 		p.throttled.Add(1)
+		p.tell(Throttled, token, note)
 		w.Header().Set("Retry-After", fmt.Sprint(max(1, int(math.Ceil(wait.Seconds())))))
 		http.Error(w, "over the quota", http.StatusTooManyRequests)
 		return
@@ -264,24 +275,33 @@ func (p *Provider) push(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case p.uniform("fault", n) < p.cfg.ErrorShare:
 		p.failed.Add(1)
+		p.tell(Failed, token, note)
 		http.Error(w, "try again", http.StatusServiceUnavailable)
 	case p.Dead(token):
 		p.dead.Add(1)
+		p.tell(Dead, token, note)
 		http.Error(w, "no such device", http.StatusGone)
 	default:
 		p.accept(token, note)
 	}
 }
 
-// accept shows the notification on the device and in the feeds.
+// accept shows the notification on the device.
 func (p *Provider) accept(token string, note Notification) {
 	p.accepted.Add(1)
-	line := Push{Token: token, User: note.User, Device: note.Device, MessageID: note.MessageID, AtUnixUS: time.Now().UnixMicro()}
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	if p.show(token, note) {
 		p.collapsed.Add(1)
 	}
+	p.mu.Unlock()
+	p.tell(Accepted, token, note)
+}
+
+// tell writes a line to the feeds.
+func (p *Provider) tell(outcome, token string, note Notification) {
+	line := Push{Outcome: outcome, Token: token, User: note.User, Device: note.Device, MessageID: note.MessageID, AtUnixUS: time.Now().UnixMicro()}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	for r := range p.readers {
 		if !r.put(line) {
 			p.feedLost.Add(1)

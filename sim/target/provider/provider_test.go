@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -183,6 +184,26 @@ func TestFeed(t *testing.T) {
 	}
 	cancel()
 	wg.Wait()
+}
+
+func TestFeedTellsOfEveryAnswer(t *testing.T) {
+	for want, cfg := range map[string]Config{Dead: {DeadShare: 1}, Failed: {ErrorShare: 1}, Throttled: {QuotaPerMinute: 1}} {
+		p, err := New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &reader{limit: 10, wake: make(chan struct{}, 1)}
+		p.readers[r] = struct{}{}
+		for range 3 {
+			req := httptest.NewRequest(http.MethodPost, "/v1/devices/tok", strings.NewReader(`{"collapse_key":"k","message_id":"aa","user":"5"}`))
+			req.SetPathValue("token", "tok")
+			p.push(httptest.NewRecorder(), req)
+		}
+		lines := r.take()
+		if len(lines) != 3 || lines[2].Outcome != want || lines[2].User != 5 || lines[2].Token != "tok" {
+			t.Errorf("want %s, the feed is %+v", want, lines)
+		}
+	}
 }
 
 func TestSlowReaderIsToldWhatItLost(t *testing.T) {
