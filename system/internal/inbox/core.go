@@ -549,8 +549,8 @@ func (c *Core) addRow(d *device, m *Message, body uint64) uint64 {
 	c.seq++
 	r := Row{Key: d.Key, Shard: d.user.shard, Seq: c.seq, Message: m.ID, BodyID: body, At: c.now / int64(time.Second)}
 	if body == 0 {
-		r.Body = m.Deliver
-		c.stats.RowBytes += uint64(len(m.Deliver))
+		r.Body = m.row(d)
+		c.stats.RowBytes += uint64(len(r.Body))
 	}
 	c.batch.Rows = append(c.batch.Rows, r)
 	if d.rows == 0 {

@@ -29,9 +29,20 @@ type Message struct {
 	frame   []byte
 	Deliver []byte
 	// stamped: it is one of those that get a time at each stage. The stamps so
-	// far are part of Deliver, so that they outlast a detour through a row.
+	// far are what follows the first bare bytes of Deliver.
 	stamped bool
+	bare    int
 	change  *wire.GroupChange // of a system message, while it is being appended
+}
+
+// row is what a row of a device holds of the message. Stamps are of use to a
+// device that is connected and has fallen behind: for it the detour through a
+// row is a part of the way. Whoever is away gets no stamps.
+func (m *Message) row(d *device) []byte {
+	if m.stamped && (d.session == nil || d.session.live) {
+		return m.Deliver[:m.bare]
+	}
+	return m.Deliver
 }
 
 // NewMessage encodes an envelope; own: as the copy of a direct message for the
@@ -41,9 +52,13 @@ func NewMessage(e *rpc.Envelope, own bool) (*Message, error) {
 		return nil, fmt.Errorf("inbox: message id of %d bytes, want 16", len(e.GetMessageId()))
 	}
 	d := wire.Deliver{MessageId: e.MessageId, Group: e.Group, From: e.From, FromDevice: e.FromDevice, Seq: e.Seq,
-		Kind: e.Kind, Body: e.Body, AcceptedMs: e.AcceptedMs, Offset: e.Offset, About: e.About, Stamps: e.Stamps}
+		Kind: e.Kind, Body: e.Body, AcceptedMs: e.AcceptedMs, Offset: e.Offset, About: e.About}
 	if own {
-		d.To, d.Stamps = e.To, nil // the stamps are of the addressee's
+		d.To = e.To
+	}
+	bare := d.SizeVT()
+	if !own { // the stamps are of the addressee's
+		d.Stamps = e.Stamps // the last field, so that the rest is a message without it
 	}
 	n := d.SizeVT()
 	frame := appendDeliverHeader(make([]byte, 0, n+8), n)
@@ -53,7 +68,7 @@ func NewMessage(e *rpc.Envelope, own bool) (*Message, error) {
 		return nil, fmt.Errorf("inbox: encode message: %w", err)
 	}
 	return &Message{ID: [16]byte(e.MessageId), Group: e.Group, From: e.From, FromDevice: e.FromDevice, Seq: e.Seq,
-		frame: frame, Deliver: frame[h:], stamped: d.Stamps != nil, change: e.Change}, nil
+		frame: frame, Deliver: frame[h:], stamped: d.Stamps != nil, bare: bare, change: e.Change}, nil
 }
 
 // storedMessage reads back what a row holds.
@@ -63,7 +78,7 @@ func storedMessage(deliver []byte) (*Message, error) {
 		return nil, fmt.Errorf("inbox: stored message: %w", err)
 	}
 	m := &Message{Group: d.Group, From: d.From, FromDevice: d.FromDevice, Seq: d.Seq, Deliver: deliver,
-		stamped: d.Stamps != nil}
+		stamped: d.Stamps != nil, bare: len(deliver)}
 	copy(m.ID[:], d.MessageId)
 	return m, nil
 }

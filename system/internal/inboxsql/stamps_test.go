@@ -8,8 +8,8 @@ import (
 	"throng/system/wire"
 )
 
-// TestStamps: a sampled message leaves with the times of its coming and going,
-// live or out of a row, and another one without.
+// TestStamps: a sampled message leaves for a live device with the times of its
+// coming and going; another one, or one for a device that was away, without.
 func TestStamps(t *testing.T) {
 	o := startOwner(t, filepath.Join(t.TempDir(), "inbox.db"))
 	o.provision(&wire.ProvisionUser{User: 1}, &wire.ProvisionUser{User: 2})
@@ -40,14 +40,14 @@ func TestStamps(t *testing.T) {
 			s := d.GetStamps()
 			switch {
 			case d == nil:
-			case string(d.Body) == "plain" && s != nil:
-				t.Errorf("conn %d: an unsampled message has stamps: %v", conn, s)
-			case string(d.Body) == "sampled" && (s.GetGatewayInUs() != 3 || s.GetInboxInUs() <= 3 || s.GetInboxOutUs() < s.GetInboxInUs()):
+			case (conn == 20 || string(d.Body) == "plain") && s != nil:
+				t.Errorf("conn %d: %q has stamps: %v", conn, d.Body, s)
+			case conn == 10 && string(d.Body) == "sampled" && (s.GetGatewayInUs() != 3 || s.GetInboxInUs() <= 3 || s.GetInboxOutUs() < s.GetInboxInUs()):
 				t.Errorf("conn %d: a sampled message has %v", conn, s)
 			}
 		}
-		if got := g.stamped[conn]; len(got) != 2 || got[0] != "sampled" || got[1] != "sampled" {
-			t.Errorf("conn %d: the gateway is told to stamp %q, want the sampled two", conn, got)
-		}
+	}
+	if got := g.stamped[10]; len(got) != 2 || got[0] != "sampled" || got[1] != "sampled" || len(g.stamped[20]) > 0 {
+		t.Errorf("the gateway is told to stamp %v, want the sampled two of conn 10", g.stamped)
 	}
 }
