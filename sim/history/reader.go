@@ -31,6 +31,7 @@ type Run struct {
 
 	intervals map[string][]interval
 	kinds     []string // in order of first appearance
+	stages    []Stages
 }
 
 // Open reads the run folder dir. A folder of a run that was killed, or is still
@@ -67,6 +68,9 @@ func Open(dir string) (*Run, error) {
 		return nil, err
 	}
 	if r.Events, err = readJSONL[Event](r, FileEvents); err != nil {
+		return nil, err
+	}
+	if err := r.readStages(); err != nil {
 		return nil, err
 	}
 	return r, r.readAudit()

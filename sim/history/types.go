@@ -64,6 +64,7 @@ type Manifest struct {
 	Phases        []Phase           `json:"phases"`
 	Roles         []RoleInstance    `json:"roles"`
 	Users         int64             `json:"users"`
+	StampEvery    int               `json:"stamp_every,omitempty"` // one in so many sends is stamped; 0: not known
 	Notes         []string          `json:"notes"`
 	Missing       []Missing         `json:"missing,omitempty"`
 }

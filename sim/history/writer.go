@@ -29,6 +29,7 @@ const (
 	FileRoles    = "roles.csv"
 	FileCounters = "counters.jsonl"
 	FileEvents   = "events.jsonl"
+	FileStages   = "stages.jsonl"
 	FileAudit    = "audit.json"
 	LinkLatest   = "latest" // beside the run folders of one scenario
 )
@@ -79,7 +80,7 @@ func Create(dir string, m *Manifest) (*Writer, error) {
 	if err := writeJSON(filepath.Join(dir, FileManifest), m); err != nil {
 		return nil, err
 	}
-	for _, name := range []string{FileLatency, FileSeries, FileRoles, FileCounters, FileEvents} {
+	for _, name := range []string{FileLatency, FileSeries, FileRoles, FileCounters, FileEvents, FileStages} {
 		f, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o666)
 		if err != nil {
 			w.closeFiles()

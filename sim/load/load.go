@@ -106,6 +106,7 @@ type Engine struct {
 	audit  *audit.Audit
 	rec    *metrics.Recorder
 	kinds  kinds
+	stages stages
 	stats  stats
 	timers *timers
 	dialer client.Dialer
@@ -151,6 +152,7 @@ func New(cfg Config) (*Engine, error) {
 	e.audit = audit.New(audit.Config{Gated: gatedPhases(cfg.Schedule), Devices: cfg.Population.Devices, Sampled: cfg.Spec.ProofSample})
 	e.rec = metrics.NewRecorder(0)
 	e.kinds = registerKinds(e.rec)
+	e.stages = newStages(e.rec)
 	e.timers = newTimers(e.now)
 	e.replies = newReplies(cfg.Schedule)
 	e.jitter.rng = rand.New(rand.NewPCG(cfg.Spec.Seed, jitterStream))

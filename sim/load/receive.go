@@ -42,6 +42,9 @@ func (e *Engine) deliver(d *device, m *wire.Deliver) {
 	}
 	if class == audit.Live {
 		e.recordLive(m, now-intended, res)
+		if m.Stamps != nil {
+			e.recordStages(m, intended, now)
+		}
 	}
 	if res.Last && res.Group {
 		e.rec.Record(e.kinds.last[res.SizeClass], res.LastLatency.Microseconds())

@@ -199,7 +199,11 @@ func (e *Engine) write(d *device, o *outbox, m *outMsg) {
 	if m.seq == o.acked+1 {
 		m.send.Chain = o.chain
 	}
-	m.written = e.now()
+	now := e.now()
+	if m.written < 0 {
+		setWritten(m.send.Body, now-m.intended)
+	}
+	m.written = now
 	// An error is followed by Closed, and that by a reconnect that sends again.
 	_ = d.conn.Write(&wire.Frame{Kind: &wire.Frame_Send{Send: m.send}})
 }

@@ -147,6 +147,7 @@ func (e *Engine) record(err error) {
 // swap writes the last interval's histograms and returns figures for the
 // progress line.
 func (e *Engine) swap(to time.Duration) (p50, p99, late time.Duration) {
+	e.swapStages(to)
 	micros := func(v int64) time.Duration { return time.Duration(v) * time.Microsecond }
 	for _, iv := range e.rec.Swap(to.Seconds()) {
 		e.record(e.cfg.History.Interval(iv))

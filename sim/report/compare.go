@@ -89,6 +89,7 @@ func Compare(dirA, dirB string) (*Comparison, error) {
 	c.differences(a, b)
 	p := &pair{a: a, b: b, rng: rand.New(rand.NewPCG(a.run.Manifest.Seed, b.run.Manifest.Seed))}
 	c.Tables = []CompareTable{{"rates", p.rates()}, {"latency", p.latencies()}, {"CPU", p.cpu()}, {"memory", p.memory()}, {"audit", p.audits()}}
+	c.Tables = slices.Insert(c.Tables, 2, CompareTable{"stages", p.stages()}) // drawn after the others, whose intervals it does not change so
 	return c, nil
 }
 

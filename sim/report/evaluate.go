@@ -22,7 +22,7 @@ func evaluate(run *history.Run, t *terms) *Result {
 		Start: m.Start.UTC().Format(time.RFC3339), Seed: m.Seed, SpecHash: m.SpecHash, Replay: m.Replay, Versions: m.Versions,
 		Machine:    Machine{m.Machine.OS, m.Machine.Kernel, m.Machine.CPU, m.Machine.Cores, m.Machine.MemBytes},
 		Population: Population{Users: m.Users}, LatencyMs: map[string]Latency{}, FanoutMs: map[string]Fanout{}, Roles: map[string]Role{},
-		Reasons: []string{}, Capacity: []capacity.Row{}, Notes: append(append([]string{}, m.Notes...), run.Problems...), Files: map[string]FileOfPlot{}, spec: t}
+		Reasons: []string{}, Capacity: []capacity.Row{}, Notes: append(append([]string{}, m.Notes...), run.Problems...), Files: map[string]FileOfPlot{}, spec: t, stampEvery: m.StampEvery}
 	for _, e := range run.Events {
 		if e.Kind == "warning" || e.Kind == "fault" {
 			r.Notes = append(r.Notes, fmt.Sprintf("%s at %.1f s: %s", e.Kind, e.T, e.Detail))
@@ -36,6 +36,7 @@ func evaluate(run *history.Run, t *terms) *Result {
 	e := &evaluator{run: run, t: t, phase: phase, gated: gated}
 	r.rates(e)
 	r.latencies(e)
+	r.stages(e)
 	r.audit(run.Audit)
 	f := e.facts()
 	j := judge(f)
@@ -224,6 +225,8 @@ func (r *Result) latencies(e *evaluator) {
 		class, isLast := strings.CutPrefix(k, history.KindFanoutLast)
 		firstClass, isFirst := strings.CutPrefix(k, history.KindFanoutFirst)
 		switch {
+		case strings.HasPrefix(k, history.KindStage):
+			// see stages
 		case k == history.KindLate:
 			r.Generator.LateMs = e.latencyIn(k, e.phase)
 		case isFirst:

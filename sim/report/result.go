@@ -7,7 +7,8 @@ import (
 // SchemaVersion is the version of result.json, described by result.schema.json.
 //
 //	1  first version
-const SchemaVersion = 1
+//	2  2026-11-24: stages
+const SchemaVersion = 2
 
 // Verdict is the outcome of a run, a gate or a phase.
 type Verdict string
@@ -63,7 +64,8 @@ type Result struct {
 	Rates       Rates                 `json:"rates"`
 	LatencyMs   map[string]Latency    `json:"latency_ms"`
 	FanoutMs    map[string]Fanout     `json:"fanout_ms"`
-	Audit       *Audit                `json:"audit"` // null: the run ended before its proof
+	Stages      map[string]Breakdown  `json:"stages"` // by kind of delivery
+	Audit       *Audit                `json:"audit"`  // null: the run ended before its proof
 	Generator   Generator             `json:"generator"`
 	OfflineRate Number                `json:"offline_share"`
 	Roles       map[string]Role       `json:"roles"`
@@ -74,7 +76,8 @@ type Result struct {
 	Notes       []string              `json:"notes"` // of the harness and about the folder
 	Files       map[string]FileOfPlot `json:"plots"`
 
-	spec *terms
+	spec       *terms
+	stampEvery int // one in so many sends was stamped, 0: not known
 }
 
 // Machine is the host of the run.

@@ -211,6 +211,15 @@ func (r *Result) markdown() string {
 	fmt.Fprintf(&b, "%s users, %s sockets at most, %s sends/s and %s deliveries/s in the gated phase on target `%s` (%s, %d cores). Seed %d.\n\n",
 		count(r.Population.Users), count(r.Sockets.Peak), num(r.Rates.Sends), num(r.Rates.Deliveries), r.Target, md(r.Machine.CPU), r.Machine.Cores, r.Seed)
 	mdTable(&b, r.latencyTable())
+	if answers := r.StageAnswers(); len(answers) > 0 {
+		b.WriteString("**Where did the p99 go?**\n\n")
+		for _, a := range answers {
+			fmt.Fprintf(&b, "- %s\n", md(a))
+		}
+		b.WriteString("\n")
+		mdTable(&b, r.stageTable())
+		b.WriteString(md(r.StageNote()) + "\n\n")
+	}
 	mdTable(&b, r.phaseTable())
 	if r.Audit != nil {
 		a := r.Audit
@@ -269,6 +278,12 @@ func (r *Result) Terminal(w io.Writer, color bool) error {
 		count(r.Population.Users), count(r.Sockets.Peak), num(r.Rates.Sends), num(r.Rates.Deliveries), num(r.Rates.Logins), num(r.Rates.Pushes), percent(float64(r.OfflineRate)))
 	p.line("")
 	p.table(r.latencyTable())
+	for _, a := range r.StageAnswers() {
+		p.line("  %s", a)
+	}
+	if len(r.Stages) > 0 {
+		p.line("")
+	}
 	p.table(r.fanoutTable())
 	p.table(r.phaseTable())
 	if a := r.Audit; a != nil {

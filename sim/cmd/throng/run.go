@@ -219,6 +219,8 @@ func (r *runner) open(stack, reason string) (err error) {
 	}
 	if t, ok := r.target.(*external.Target); ok {
 		describeExternal(r.manifest, t.File())
+	} else {
+		r.manifest.StampEvery = stampEvery(r.spec)
 	}
 	r.writer, err = history.Create(r.dir, r.manifest)
 	return err
@@ -231,7 +233,15 @@ func (r *runner) topology() target.Topology {
 }
 
 func (r *runner) settings() system.Settings {
-	return system.Settings{PushDelay: system.Duration(seconds(r.spec.PushDelayS))}
+	return system.Settings{PushDelay: system.Duration(seconds(r.spec.PushDelayS)), StampEvery: stampEvery(r.spec)}
+}
+
+// stampEvery says of how many sends one is stamped on its way: so many that the
+// p99 of direct messages has its samples, and no more, since stamps are bytes
+// that the plan counts.
+func stampEvery(spec *scenario.Spec) int {
+	const enough = 6000 // sends, of which a fifth go to a device that is online
+	return min(max(int(spec.Resolved().SendsPerS*spec.Phases.SteadyS/enough), 1), 16)
 }
 
 // providerArgs are flags for `embedded provider`: how the scenario wants it.

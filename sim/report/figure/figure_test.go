@@ -69,8 +69,18 @@ func samples() []*Figure {
 		Rates(spans, off, acc, del, "alt"),
 		FanOut(classes, "alt"),
 		CPU(spans, layers, 2, "alt"),
+		Stacks([]Stack{stack("direct, median", "3.4 ms", 0.1, 0.3, 0.6, 0.7, 0, 0, 1.1, 0.3, 0.3), stack("direct, p99", "21 ms", 1, 2, 3, 2, 0, 0, 11, 1, 1),
+			stack("group, median", "5.8 ms", 0.1, 0.3, 0.6, 0.9, 1.7, 0.6, 0.9, 0.4, 0.3), stack("group, p99", "48 ms", 1, 2, 3, 5, 9, 4, 21, 1, 2)}, "alt"),
 		Tiers("Cores by tier for 100 B messages a day", "At the diurnal peak, before headroom. Whiskers: 95% interval over time blocks.", "cores of the machine of the run", bars, "alt"),
 	}
+}
+
+func stack(label, note string, ms ...float64) Stack {
+	s := Stack{Label: label, Note: note}
+	for i, v := range ms {
+		s.Parts = append(s.Parts, Part{[]Ink{Pale, Sky, Blue, Orange, Grey, Green, Vermilion, Blue, Sky}[i], v})
+	}
+	return s
 }
 
 func TestFiguresAreWellFormedAndRepeatable(t *testing.T) {
@@ -148,7 +158,7 @@ func TestNumber(t *testing.T) {
 
 func TestEmptyFiguresAreDrawn(t *testing.T) {
 	spans := []Span{{"steady", 0, 10, true}}
-	for _, f := range []*Figure{Spectrum(nil, ""), OverTime(spans, []Panel{{Label: "Direct"}}, ""), Rates(spans, nil, nil, nil, ""), FanOut(nil, ""), CPU(spans, nil, 2, ""), Tiers("", "", "", nil, "")} {
+	for _, f := range []*Figure{Spectrum(nil, ""), OverTime(spans, []Panel{{Label: "Direct"}}, ""), Rates(spans, nil, nil, nil, ""), FanOut(nil, ""), Stacks(nil, ""), CPU(spans, nil, 2, ""), Tiers("", "", "", nil, "")} {
 		if _, err := f.SVG(Light(), Wide()); err != nil {
 			t.Errorf("%s: %v", f.Name, err)
 		}

@@ -80,12 +80,15 @@ type state struct {
 	o     Options
 	w     *history.Writer
 	rng   *rand.Rand
-	cpu   map[string]float64
-	noise map[string]*rand.Rand         // of each role's CPU
-	count map[string]map[string]float64 // role -> metric -> value
-	audit history.Audit
-	conns float64
-	next  float64 // scrape
+	stage *rand.Rand
+	// stamped counts deliveries by kind.
+	stamped map[string]int
+	cpu     map[string]float64
+	noise   map[string]*rand.Rand         // of each role's CPU
+	count   map[string]map[string]float64 // role -> metric -> value
+	audit   history.Audit
+	conns   float64
+	next    float64 // scrape
 }
 
 // Write writes a run folder at dir.
@@ -93,7 +96,7 @@ func Write(dir string, o Options) error {
 	o.defaults()
 	phases := timeline(o)
 	m := manifest(o, phases)
-	s := &state{o: o, rng: rand.New(rand.NewPCG(o.Seed+1, 77)), cpu: map[string]float64{}, count: map[string]map[string]float64{}}
+	s := &state{o: o, rng: rand.New(rand.NewPCG(o.Seed+1, 77)), stage: rand.New(rand.NewPCG(o.Seed+3, 77)), stamped: map[string]int{}, cpu: map[string]float64{}, count: map[string]map[string]float64{}}
 	s.audit.Sampled = 1
 	s.noise = map[string]*rand.Rand{}
 	for i, r := range roles() {
@@ -162,7 +165,7 @@ func manifest(o Options, phases []history.Phase) *history.Manifest {
 		Versions: map[string]string{"throng": "v0.0.0-test", "go": "go1.26", "kfake": "v0", "miniredis": "v2"},
 		Machine:  history.Machine{OS: "linux", Kernel: "6.18", CPU: "AMD EPYC", Cores: 2, MemBytes: 24 << 30, OpenFiles: 1 << 20, Hypervised: true},
 		Replay:   "make sim SCENARIO=groups_peak STACK=embedded SCALE=1/5000 SEED=42", Start: Start(),
-		End: Start().Add(time.Duration(phases[len(phases)-1].End * float64(time.Second))), Phases: phases, Users: o.Users}
+		End: Start().Add(time.Duration(phases[len(phases)-1].End * float64(time.Second))), Phases: phases, Users: o.Users, StampEvery: 1}
 	for i, r := range roles() {
 		m.Roles = append(m.Roles, history.RoleInstance{Role: r, PID: 1000 + i, Infra: i > 5})
 	}
@@ -376,6 +379,12 @@ func (s *state) latencies(t float64, p history.Phase, sends, live, opens float64
 		if err := put(k.kind, k.n, k.us, k.sigma); err != nil {
 			return err
 		}
+	}
+	if err := s.stages(history.KindDeliverDirect, t, int(live*0.21)); err != nil {
+		return err
+	}
+	if err := s.stages(history.KindDeliverGroup, t, int(live*0.79)); err != nil {
+		return err
 	}
 	for i, c := range history.SizeClasses {
 		n := group * []float64{0.72, 0.2, 0.05, 0.015, 0.008, 0.004, 0.003}[i]

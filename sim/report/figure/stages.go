@@ -1,0 +1,107 @@
+package figure
+
+import (
+	"math"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+)
+
+// Part is a piece of a bar.
+type Part struct {
+	Ink   Ink
+	Value float64
+}
+
+// Stack is a bar of parts, in milliseconds, from left to right.
+type Stack struct {
+	Label string
+	Note  string // its length in words
+	Parts []Part
+}
+
+// Stacks draws where the time of deliveries went, one bar for each kind and
+// percentile. Parts of one ink are of one role, and so have one key.
+func Stacks(bars []Stack, alt string) *Figure {
+	f := &Figure{Name: "stages", Title: "Where did the p99 go?", Alt: alt, height: 0.55 + 0.09*float64(len(bars)),
+		Subtitle: "Milliseconds in each stage, in the order of the way: mean of the deliveries around the median, and around p99."}
+	if len(bars) > 0 {
+		f.keys = []key{{"client, before it writes", Pale, markBox}, {"between client and gateway", Sky, markBox}, {"gateway and its hop", Blue, markBox},
+			{"message service", Orange, markBox}, {"Kafka", Grey, markBox}, {"fan-out", Green, markBox}, {"inbox", Vermilion, markBox}}
+	}
+	f.draw = func(s *sheet) error {
+		if len(bars) == 0 {
+			s.nothing()
+			return nil
+		}
+		p := s.plot()
+		hi := 0.0
+		for _, b := range bars {
+			hi = math.Max(hi, b.length())
+		}
+		p.X.Min, p.X.Max = 0, math.Max(hi, 1e-9)
+		p.X.Tick.Marker = steps{n: 6}
+		p.X.Label.Text = "milliseconds"
+		p.Y.Min, p.Y.Max = -0.5, float64(len(bars))-0.5
+		var labels plot.ConstantTicks
+		right := vg.Length(12)
+		for i, b := range bars {
+			labels = append(labels, plot.Tick{Value: float64(len(bars) - 1 - i), Label: b.Label})
+			if !s.layout.narrow {
+				right = max(right, s.style(Text, sizeLabel, false).Width(b.Note)+10)
+			}
+		}
+		p.Y.Tick.Marker = labels
+		p.Y.Tick.Label.Color = s.ink(Text)
+		if s.layout.narrow {
+			p.X.Tick.Marker = steps{n: 3}
+			p.Y.Tick.Marker = plot.ConstantTicks{}
+		}
+		s.add(p, func(s *sheet, p *plot.Plot) { s.stacks(p, bars) })
+		p.Draw(draw.Crop(s.Canvas, 0, -right, 0, 0))
+		return nil
+	}
+	return f
+}
+
+func (b Stack) length() (sum float64) {
+	for _, p := range b.Parts {
+		sum += p.Value
+	}
+	return sum
+}
+
+func (s *sheet) stacks(p *plot.Plot, bars []Stack) {
+	tx, ty := p.Transforms(&s.Canvas)
+	for _, t := range p.X.Tick.Marker.Ticks(p.X.Min, p.X.Max) {
+		s.StrokeLines(s.line(Grid, 0.7), []vg.Point{{X: tx(t.Value), Y: s.Min.Y}, {X: tx(t.Value), Y: s.Max.Y}})
+	}
+	slot := (s.Max.Y - s.Min.Y) / vg.Length(len(bars))
+	half := min(slot*0.3, 9)
+	if s.layout.narrow {
+		half = min(slot*0.2, 6)
+	}
+	note := s.style(Text, sizeLabel, false)
+	for i, b := range bars {
+		y := ty(float64(len(bars) - 1 - i))
+		if s.layout.narrow { // the label and the note in a line above the bar
+			y -= slot * 0.22
+			s.FillText(note, vg.Point{X: s.Min.X, Y: y + half + 2.5}, b.Label+": "+b.Note)
+		}
+		sum := 0.0
+		for _, part := range b.Parts {
+			from, to := tx(sum), tx(sum+part.Value)
+			sum += part.Value
+			if to-from > 2 { // a gap tells neighbours of one ink apart
+				to -= 0.7
+			}
+			s.rect(part.Ink, vg.Rectangle{Min: vg.Point{X: from, Y: y - half}, Max: vg.Point{X: to, Y: y + half}})
+		}
+		if !s.layout.narrow {
+			at := vg.Point{X: tx(sum) + 6, Y: y - note.Font.Size*0.35}
+			s.rect(Back, vg.Rectangle{Min: vg.Point{X: at.X - 2, Y: at.Y - 3}, Max: vg.Point{X: at.X + note.Width(b.Note) + 2, Y: at.Y + note.Font.Size}})
+			s.FillText(note, at, b.Note)
+		}
+	}
+}
