@@ -18,12 +18,16 @@ const (
 	KindDeliverDirect = "send_deliver_direct" // until Deliver reaches an online addressee device
 	KindDeliverGroup  = "send_deliver_group"
 	KindDeliverOwn    = "send_deliver_own" // until the copy of a direct message reaches another device of the sender's
-	KindRead          = "send_read"        // until the read receipt reaches the sender
-	KindDrain         = "drain"            // from the start of the connect until Current
-	KindLogin         = "login"            // from the start of the connect until the upgrade is done
-	KindPush          = "push"             // until the provider has accepted a push for it
-	KindLate          = "generator_late"   // actual start - intended, every scheduled action
-	KindHeld          = "held"             // how long replies were held beyond their scheduled time
+	KindRead          = "send_read"        // direct: until the read receipt reaches the sender
+	// Group: until the receipt that every member has received it, or has read
+	// it, reaches the sender.
+	KindDeliveredAll = "send_delivered_all"
+	KindReadAll      = "send_read_all"
+	KindDrain        = "drain"          // from the start of the connect until Current
+	KindLogin        = "login"          // from the start of the connect until the upgrade is done
+	KindPush         = "push"           // until the provider has accepted a push for it
+	KindLate         = "generator_late" // actual start - intended, every scheduled action
+	KindHeld         = "held"           // how long replies were held beyond their scheduled time
 	// Fan-out, over members online: "fanout_first.<class>" and "fanout_last.<class>".
 	KindFanoutFirst = "fanout_first."
 	KindFanoutLast  = "fanout_last."

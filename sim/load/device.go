@@ -87,9 +87,9 @@ type outbox struct {
 	unacked   []*outMsg
 	resending bool // a resend is scheduled
 
-	// sent remembers intended times for read receipts, newest last, bounded.
-	sent []sentAt
-	read uint64 // read by somebody up to here
+	// sent remembers intended times for receipts, newest last, bounded.
+	sent            []sentAt
+	delivered, read uint64 // to the peer, or to all members of the group, up to here
 }
 
 type sentAt struct {

@@ -285,6 +285,7 @@ func (e *Engine) playPhases(ctx context.Context) []history.Phase {
 // kinds are the recorder's numbers of the kinds of latency.
 type kinds struct {
 	sent, direct, group, own, read, drain, login, push, late, held metrics.Kind
+	deliveredAll, readAll                                          metrics.Kind
 	first, last                                                    []metrics.Kind // by size class
 	drainRows                                                      []metrics.Kind // by drain class
 }
@@ -294,6 +295,7 @@ func registerKinds(r *metrics.Recorder) kinds {
 		sent: r.Kind(history.KindSent), direct: r.Kind(history.KindDeliverDirect), group: r.Kind(history.KindDeliverGroup),
 		own:  r.Kind(history.KindDeliverOwn),
 		read: r.Kind(history.KindRead), drain: r.Kind(history.KindDrain), login: r.Kind(history.KindLogin),
+		deliveredAll: r.Kind(history.KindDeliveredAll), readAll: r.Kind(history.KindReadAll),
 		push: r.Kind(history.KindPush), late: r.Kind(history.KindLate), held: r.Kind(history.KindHeld),
 	}
 	for _, c := range history.SizeClasses {

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"throng/sim/audit"
+	"throng/sim/metrics"
 	"throng/system/wire"
 )
 
@@ -109,26 +110,37 @@ func (e *Engine) scheduleRead(d *device, m *wire.Deliver, index int32, leaves ti
 	})
 }
 
-// receipts handles watermarks that come back to the sender. The read latency
-// of a message is that of its first reader.
+// receipts handles watermarks that come back to the sender. In a group they
+// speak for all members.
 func (e *Engine) receipts(d *device, r *wire.Receipts) {
 	now := e.now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, x := range r.Receipts {
-		c := conv{group: x.Group}
-		if x.Group == 0 {
-			c.peer = x.Peer
-		}
+		c := conv{group: x.Group, peer: x.Peer}
 		o := d.out[c]
-		if o == nil || x.ReadSeq <= o.read {
+		if o == nil {
 			continue
 		}
-		for _, s := range o.sent {
-			if s.seq > o.read && s.seq <= x.ReadSeq {
-				e.rec.Record(e.kinds.read, (now - s.intended).Microseconds())
-			}
+		if x.Group == 0 {
+			o.read = e.upTo(o, e.kinds.read, o.read, x.ReadSeq, now)
+			continue
 		}
-		o.read = x.ReadSeq
+		o.delivered = e.upTo(o, e.kinds.deliveredAll, o.delivered, x.DeliveredSeq, now)
+		o.read = e.upTo(o, e.kinds.readAll, o.read, x.ReadSeq, now)
 	}
+}
+
+// upTo records the latency of each send that a watermark newly covers, and
+// returns the watermark.
+func (e *Engine) upTo(o *outbox, kind metrics.Kind, before, now uint64, at time.Duration) uint64 {
+	if now <= before {
+		return before
+	}
+	for _, s := range o.sent {
+		if s.seq > before && s.seq <= now {
+			e.rec.Record(kind, (at - s.intended).Microseconds())
+		}
+	}
+	return now
 }
