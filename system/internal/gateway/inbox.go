@@ -35,6 +35,7 @@ type inboxLink struct {
 	closes  []*rpc.SessionClose
 	reads   []*rpc.ReceiptUpdate
 	queries []*rpc.ReceiptsQuery
+	batches chan *rpc.OwnerBatch // of the current stream, for behind
 }
 
 func newInboxLink(g *Gateway, index int, cc *grpc.ClientConn) *inboxLink {
@@ -180,6 +181,9 @@ func (l *inboxLink) stream(ctx context.Context) (reached bool, err error) {
 	l.g.log.Info("stream to inbox instance", "instance", l.index, "owner", first.GetIncarnation())
 
 	batches := make(chan *rpc.OwnerBatch, waitingBatches)
+	l.mu.Lock()
+	l.batches = batches
+	l.mu.Unlock()
 	var wg sync.WaitGroup
 	wg.Go(func() { defer cancel(); l.send(ctx, s) })
 	wg.Go(func() { l.handle(first, batches) })
@@ -219,7 +223,7 @@ func (l *inboxLink) begin(reset context.CancelFunc) {
 func (l *inboxLink) end() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.up = false
+	l.up, l.batches = false, nil
 	l.opens, l.closes, l.queries = nil, nil, nil
 	for _, c := range l.acks {
 		c.mu.Lock()

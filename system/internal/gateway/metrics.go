@@ -124,7 +124,7 @@ func newMetrics(reg prometheus.Registerer, l Limits) (*metrics, error) {
 	m.writes = counter("throng_ws_writes_total", "Write system calls to clients.")
 	m.blocked = gauge("throng_ws_blocked", "Connections whose socket does not take what there is.")
 	m.closedVec = vec("throng_ws_closed_total", "WebSockets closed.", "reason")
-	m.ephemeral = vec("throng_ephemeral_total", "Typing and presence events.", "what", "outcome")
+	m.ephemeral = vec("throng_ephemeral_total", "Typing and presence events; shed: given up because the gateway is behind with messages, dropped: because the client is.", "what", "outcome")
 	m.submitQueue = queue("gateway_submit", l.SubmitQueue)
 	m.readQueue = queue("gateway_reads", l.ReadQueue)
 	m.queryQueue = queue("gateway_receipt_requests", maxQueries)

@@ -81,7 +81,7 @@ func (v *views) set(c *conn, t topic) {
 		}
 	}
 	v.mu.Unlock()
-	if t.user != 0 {
+	if t.user != 0 && !v.shed("presence") {
 		v.answerPresence(c.id, t.user)
 	}
 }
@@ -130,6 +130,9 @@ func (v *views) publishPresence(user uint64, available bool) {
 const eventHeader = 16
 
 func (v *views) publish(t topic, what string, to, from uint64, f *wire.Frame) {
+	if v.shed(what) {
+		return
+	}
 	b := binary.LittleEndian.AppendUint64(make([]byte, 0, eventHeader+64), to)
 	b = binary.LittleEndian.AppendUint64(b, from)
 	b, err := wire.Proto.Append(b, f)
@@ -154,7 +157,7 @@ func (v *views) deliver(name string, payload []byte) {
 	v.mu.Lock()
 	viewers := slices.Clone(v.viewers[t])
 	v.mu.Unlock()
-	if len(viewers) == 0 {
+	if len(viewers) == 0 || v.shed(whatOf(frameKind(frame))) {
 		return
 	}
 	shared := sharedFrame{g: v.g, kind: frameKind(frame), proto: wire.AppendServerMessage(nil, wire.OpBinary, frame)}
@@ -170,10 +173,7 @@ func (v *views) deliver(name string, payload []byte) {
 }
 
 func (v *views) write(c *conn, m []byte, kind int) {
-	what := "typing"
-	if kind == kindPresenceEvent {
-		what = "presence"
-	}
+	what := whatOf(kind)
 	mustFlush, ok := c.pushEphemeral(m)
 	if !ok {
 		v.g.m.ephemeral.WithLabelValues(what, "dropped").Inc()
