@@ -79,6 +79,10 @@ func (c *Core) Sessions() int {
 	return n
 }
 
+// Marks returns the number of receipt marks in memory, those in ledgers
+// included, for metrics.
+func (c *Core) Marks() int { return c.marks }
+
 // Forwarded hands in receipts that another shard or a gateway made.
 func (c *Core) Forwarded(updates []*rpc.ReceiptUpdate) {
 	for _, u := range updates {

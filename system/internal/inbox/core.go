@@ -20,7 +20,7 @@ type Limits struct {
 	PageBytes   int           // bytes of one page; 64 KiB
 	DeviceRows  int           // rows of a device above which direct messages are refused; 10,000
 	Users       int           // users kept in memory; 200,000 for each loop
-	Receipts    int           // receipt marks kept in memory; 200,000 for each loop
+	Receipts    int           // receipt marks kept in memory, one for each member and message of a ledger too; 200,000 for each loop
 	DeviceMarks int           // receipt marks of one device kept in memory; 2,048
 	Pushes      int           // pushes asked for and not answered; 10,000 for each loop
 	Ahead       int           // seqs known to drains of large inboxes; 2,000,000 for each loop

@@ -208,8 +208,8 @@ func (l *loop) serve(ctx context.Context) error {
 // observe publishes how full things are.
 func (l *loop) observe() {
 	l.in.m.queues[l.n].Depth.Set(float64(len(l.queue)))
-	l.in.m.marks.Depth.Add(float64(l.core.marks - l.marks))
-	l.marks = l.core.marks
+	l.in.m.marks.Depth.Add(float64(l.core.Marks() - l.marks))
+	l.marks = l.core.Marks()
 	l.in.m.ahead.Depth.Add(float64(l.core.ahead - l.ahead))
 	l.ahead = l.core.ahead
 	l.in.m.users.Depth.Add(float64(len(l.core.users) - l.users))
