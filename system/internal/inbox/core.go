@@ -199,7 +199,7 @@ type device struct {
 	pushToken string // and where it went
 	covered   uint64 // rows up to this seq ask for no push (any more)
 	pushedAt  int64
-	held      held
+	held      *held
 }
 
 // session is one connection of a device. Deliveries are numbered from 1;
@@ -590,7 +590,7 @@ func (c *Core) deleteRow(d *device, seq, body uint64) {
 // dropUpTo deletes the rows of a device up to a seq, likewise.
 func (c *Core) dropUpTo(d *device, seq uint64) {
 	if c.hold(d) {
-		d.held.upTo = seq
+		d.held.upTo = max(d.held.upTo, seq)
 		return
 	}
 	c.batch.DeleteUpTo = append(c.batch.DeleteUpTo, UpTo{Key: d.Key, Seq: seq})

@@ -70,57 +70,49 @@ type PushCancel struct {
 // held are deletions of acknowledged rows of a device that wait for the answer to
 // a PushCancel: once an acknowledgement is recorded, no push attempt starts.
 type held struct {
-	state heldState
 	since int64
+	late  bool      // no answer in time: nothing is held any more
 	rows  []heldRow // bounded by what can be acknowledged in one AckTimeout
 	upTo  uint64    // and all rows up to here, 0: none
 }
 
-type heldState uint8
-
-const (
-	heldNot   heldState = iota
-	heldAsked           // the push is being taken back
-	heldLate            // no answer in time: nothing is held any more
-)
-
 type heldRow struct{ seq, body uint64 }
 
-func (h *held) some() bool { return len(h.rows) > 0 || h.upTo > 0 }
+func (h *held) some() bool { return h != nil && (len(h.rows) > 0 || h.upTo > 0) }
 
 // hold reports whether an acknowledgement of the device has to wait because a
 // push is on its way, which it takes back.
 func (c *Core) hold(d *device) bool {
-	if d.pushRef == 0 || d.held.state == heldLate {
+	if d.pushRef == 0 {
 		return false
 	}
-	if d.held.state == heldNot {
-		d.held.state, d.held.since = heldAsked, c.now
+	if d.held == nil {
+		d.held = &held{since: c.now}
 		c.stats.PushesCancelled++
 		c.eff.Cancels = append(c.eff.Cancels, PushCancel{Ref: d.pushRef, User: d.User})
 		c.wheel.add(timer{at: c.now + int64(c.lim.AckTimeout), kind: timerHeld, dev: d})
 	}
-	return true
+	return !d.held.late
 }
 
 // heldDue stops waiting: a push instance that does not answer must not keep a
 // device from draining.
 func (c *Core) heldDue(d *device) {
-	if d.held.state != heldAsked {
-		return
-	}
-	if due := d.held.since + int64(c.lim.AckTimeout); due > c.now { // it was armed for an earlier push
-		c.wheel.add(timer{at: due, kind: timerHeld, dev: d})
-		return
+	if d.held == nil || d.held.late || d.held.since+int64(c.lim.AckTimeout) > c.now {
+		return // answered; a later push has a timer of its own
 	}
 	c.stats.CancelsUnanswered++
-	c.unhold(d, heldLate)
+	c.unhold(d)
+	d.held = &held{late: true}
 }
 
 // unhold deletes what was held and goes on with the drain.
-func (c *Core) unhold(d *device, to heldState) {
+func (c *Core) unhold(d *device) {
 	h := d.held
-	d.held = held{state: to}
+	d.held = nil
+	if !h.some() {
+		return
+	}
 	for _, r := range h.rows {
 		c.deleteRow(d, r.seq, r.body)
 	}
@@ -135,7 +127,7 @@ func (c *Core) unhold(d *device, to heldState) {
 // Unhold deletes everything that is held, before a stop.
 func (c *Core) Unhold() {
 	for _, d := range c.pushing {
-		c.unhold(d, heldLate)
+		c.unhold(d)
 	}
 }
 
@@ -163,7 +155,7 @@ func (c *Core) PushResult(ref uint64, outcome rpc.PushOutcome) {
 	default:
 		d.pushedAt = 0 // the provider may have seen nothing
 	}
-	c.unhold(d, heldNot)
+	c.unhold(d)
 	c.schedulePush(d)
 }
 
