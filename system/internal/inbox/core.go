@@ -438,7 +438,7 @@ func (c *Core) putDirect(d *device, it *Item) {
 	it.live++
 	c.deliver(s, entry{msg: it.Msg, seq: seq})
 	c.eff.Frames = append(c.eff.Frames, Outbound{Gateway: s.gateway, Frame: it.Msg.frameWithSeq(seq),
-		Conns: []uint64{s.conn}, Deliver: true, Stamped: it.Msg.stamped})
+		Conns: []uint64{s.conn}, Deliver: true, Stamped: it.Msg.stamped()})
 }
 
 // appendGroup delivers to the live devices, one frame for each gateway, and
@@ -511,7 +511,7 @@ func (c *Core) frameTo(first int, s *session, m *Message) {
 			return
 		}
 	}
-	c.eff.Frames = append(c.eff.Frames, Outbound{Gateway: s.gateway, Frame: m.frame, Conns: []uint64{s.conn}, Deliver: true, Stamped: m.stamped})
+	c.eff.Frames = append(c.eff.Frames, Outbound{Gateway: s.gateway, Frame: m.frame, Conns: []uint64{s.conn}, Deliver: true, Stamped: m.stamped()})
 }
 
 // drops is the planted bug "drop".

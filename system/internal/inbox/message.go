@@ -23,23 +23,24 @@ type Message struct {
 	Group      uint64 // 0: direct
 	From       uint64
 	FromDevice uint32
-	Seq        uint64
+	// bare is not 0 for those that get a time at each stage: the stamps so far
+	// are what follows that many bytes of Deliver.
+	bare uint32
+	Seq  uint64
 	// frame is an encoded Frame{Deliver} without inbox_seq; Deliver is the part
 	// of it that is stored.
 	frame   []byte
 	Deliver []byte
-	// stamped: it is one of those that get a time at each stage. The stamps so
-	// far are what follows the first bare bytes of Deliver.
-	stamped bool
-	bare    int
 	change  *wire.GroupChange // of a system message, while it is being appended
 }
+
+func (m *Message) stamped() bool { return m.bare > 0 }
 
 // row is what a row of a device holds of the message. Stamps are of use to a
 // device that is connected and has fallen behind: for it the detour through a
 // row is a part of the way. Whoever is away gets no stamps.
 func (m *Message) row(d *device) []byte {
-	if m.stamped && (d.session == nil || d.session.live) {
+	if m.stamped() && (d.session == nil || d.session.live) {
 		return m.Deliver[:m.bare]
 	}
 	return m.Deliver
@@ -56,8 +57,9 @@ func NewMessage(e *rpc.Envelope, own bool) (*Message, error) {
 	if own {
 		d.To = e.To
 	}
-	bare := d.SizeVT()
-	if !own { // the stamps are of the addressee's
+	bare := 0
+	if e.Stamps != nil && !own { // they are of the addressee's
+		bare = d.SizeVT()
 		d.Stamps = e.Stamps // the last field, so that the rest is a message without it
 	}
 	n := d.SizeVT()
@@ -68,7 +70,7 @@ func NewMessage(e *rpc.Envelope, own bool) (*Message, error) {
 		return nil, fmt.Errorf("inbox: encode message: %w", err)
 	}
 	return &Message{ID: [16]byte(e.MessageId), Group: e.Group, From: e.From, FromDevice: e.FromDevice, Seq: e.Seq,
-		frame: frame, Deliver: frame[h:], stamped: d.Stamps != nil, bare: bare, change: e.Change}, nil
+		frame: frame, Deliver: frame[h:], bare: uint32(bare), change: e.Change}, nil
 }
 
 // storedMessage reads back what a row holds.
@@ -77,8 +79,10 @@ func storedMessage(deliver []byte) (*Message, error) {
 	if err := d.UnmarshalVT(deliver); err != nil {
 		return nil, fmt.Errorf("inbox: stored message: %w", err)
 	}
-	m := &Message{Group: d.Group, From: d.From, FromDevice: d.FromDevice, Seq: d.Seq, Deliver: deliver,
-		stamped: d.Stamps != nil, bare: len(deliver)}
+	m := &Message{Group: d.Group, From: d.From, FromDevice: d.FromDevice, Seq: d.Seq, Deliver: deliver}
+	if d.Stamps != nil {
+		m.bare = uint32(len(deliver))
+	}
 	copy(m.ID[:], d.MessageId)
 	return m, nil
 }
