@@ -55,6 +55,11 @@ func TestEmbeddedFlush(t *testing.T) {
 	if code != exitPass {
 		t.Errorf("exit code %d\n%s%s", code, &errs, &out)
 	}
+	res, err := report.Read(filepath.Join(dir, "run"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkStages(t, res, "one")
 	h, err := history.Open(filepath.Join(dir, "run"))
 	if err != nil {
 		t.Fatal(err)

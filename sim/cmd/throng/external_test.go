@@ -110,6 +110,7 @@ func TestExternal(t *testing.T) {
 	if code != exitPass || res.Target != "external" || res.Audit.Proved < 300 || res.Audit.Lost != 0 || res.Audit.PushChecked+res.Audit.Live == 0 {
 		t.Errorf("exit code %d, target %s, audit %+v\n%s", code, res.Target, res.Audit, said)
 	}
+	checkStages(t, res, "several")
 	h, err := history.Open(dir)
 	if err != nil {
 		t.Fatal(err)
