@@ -66,7 +66,7 @@ func figuresOf(run *history.Run, r *Result) []plotted {
 	return []plotted{
 		{fig: p.spectrum(), Caption: "Read it from left to right: half of all messages were faster than the value at 50%, one in a hundred slower than the value at 99%. A straight rise is a thin tail, a step is a group of messages that met something the others did not."},
 		{fig: p.overTime(), Caption: "Every second on its own. A p99 that rises steadily means a queue that grows; single high maxima are stalls."},
-		{fig: p.stagesFigure(), Caption: "The bars of one kind are the same way at another speed. A stage that is long in the lower bar and short in the upper one is where the slow messages waited."},
+		{fig: p.stagesFigure(), Caption: "The two panels have scales of their own. A stage that takes a larger part of its bar around p99 than around the median is where the slow messages waited."},
 		{fig: p.rates(), Caption: "The schedule is fixed beforehand and never waits for the system: where the blue line leaves the grey one, sends were not accepted in time."},
 		{fig: p.fanout(), Caption: "How much later the last online member of a group has a message than the first. Rings are p99 and are left out where fewer than 1,000 messages stand behind them."},
 		{fig: p.cpu(), Caption: "The harness and the embedded infrastructure run on the same machine as the backend and are stacked on top. Near the dashed line everything waits for CPU."},

@@ -258,28 +258,29 @@ func (r *Result) StageNote() string {
 
 // stagesFigure draws what deliveries around the median and p99 are made of.
 func (p *plotter) stagesFigure() *figure.Figure {
-	var bars []figure.Stack
-	for _, k := range stageKinds() {
-		b, ok := p.r.Stages[k.kind]
-		if !ok || b.LeftOut != "" {
-			continue
-		}
-		for _, of := range []struct {
-			label string
-			value func(Stage) Number
-		}{{k.name + ", median", func(s Stage) Number { return s.MedianMs }}, {k.name + ", p99", func(s Stage) Number { return s.P99Ms }}} {
-			if !of.value(b.Total).Known() {
+	var panels []figure.Breakdown
+	for _, of := range []struct {
+		label string
+		value func(Stage) Number
+	}{{"Around the median", func(s Stage) Number { return s.MedianMs }}, {"Around p99", func(s Stage) Number { return s.P99Ms }}} {
+		panel := figure.Breakdown{Label: of.label}
+		for _, k := range stageKinds() {
+			b, ok := p.r.Stages[k.kind]
+			if !ok || !of.value(b.Total).Known() {
 				continue
 			}
-			bar := figure.Stack{Label: of.label, Note: ms(of.value(b.Total))}
+			bar := figure.Stack{Label: k.name, Note: ms(of.value(b.Total))}
 			for _, s := range b.Stages {
 				_, ink := stageName(s.Name)
 				bar.Parts = append(bar.Parts, figure.Part{Ink: ink, Value: math.Max(0, float64(of.value(s)))})
 			}
-			bars = append(bars, bar)
+			panel.Bars = append(panel.Bars, bar)
+		}
+		if len(panel.Bars) > 0 {
+			panels = append(panels, panel)
 		}
 	}
-	return figure.Stacks(bars, strings.Join(p.r.StageAnswers(), " "))
+	return figure.Stacks(panels, strings.Join(p.r.StageAnswers(), " "))
 }
 
 // stages compares the mean of each stage, which has an interval, and what it
