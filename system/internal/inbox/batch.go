@@ -11,7 +11,7 @@ import (
 // deletion that is lost is a delivery that is repeated, and receivers drop it.
 func (c *Core) Urgent() bool {
 	b := &c.batch
-	return len(b.Rows)+len(b.Register)+len(b.Pages)+len(b.TakeReceipts)+len(b.DeleteUpTo)+len(b.Marks) > 0
+	return len(b.Rows)+len(b.Register)+len(b.Pages)+len(b.TakeReceipts)+len(b.DeleteUpTo)+len(b.Privacy)+len(b.Marks) > 0
 }
 
 // Waiting returns the number of operations in the batch that can wait.

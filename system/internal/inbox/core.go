@@ -91,6 +91,7 @@ type Kick struct {
 // durable, in the order of the slices.
 type Effects struct {
 	Answers []Answer
+	Opened  []Opened
 	Frames  []Outbound
 	Kicks   []Kick
 	Pushes  []PushRequest
@@ -109,7 +110,8 @@ type Core struct {
 	lim         Limits
 	incarnation uint64
 	seq         uint64
-	now         int64 // Unix nanoseconds
+	epoch       uint64 // of the newest session of any device
+	now         int64  // Unix nanoseconds
 	owns        func(user uint64) bool
 	plant       bool
 	planted     uint64
@@ -152,7 +154,8 @@ type Stats struct {
 	DemotedTimeout    uint64
 	DemotedOverflow   uint64
 	DemotedEnd        uint64
-	Opens, Receipts   uint64
+	Opens, Fenced     uint64
+	Receipts          uint64
 	ReceiptsDropped   uint64
 	QueriesDropped    uint64
 	Aggregated        uint64
@@ -164,14 +167,6 @@ type Stats struct {
 	Expired           uint64
 	Planted           uint64
 	LoginsWithoutPage uint64
-}
-
-type user struct {
-	id         uint64
-	shard      int
-	exists     bool // has devices; else a remembered "no such user"
-	devices    []*device
-	prev, next *user
 }
 
 type device struct {
@@ -189,6 +184,7 @@ type device struct {
 	wanted  uint64
 	message [16]byte
 	session *session
+	epoch   uint64 // of the newest session; 0: none since this owner knows the device
 
 	deleted   uint64 // the newest generation of the batch with a deletion of its rows
 	receipts  bool   // some are in the store
@@ -237,6 +233,7 @@ func NewCore(lim Limits, incarnation uint64, now int64, owns func(user uint64) b
 		// Above every seq of an earlier incarnation: incarnations are seconds
 		// or more apart in value, and no loop writes 2^28 rows a second.
 		seq:        incarnation << 28,
+		epoch:      incarnation << 28, // likewise
 		generation: 1,
 		users:      make(map[uint64]*user),
 		gateways:   make(map[uint64]map[*session]struct{}),
@@ -302,60 +299,10 @@ func (c *Core) Loaded(asked []uint64, states []DeviceState) {
 		if u == nil || u.device(st.Device) != nil {
 			continue // known, and newer than what was read
 		}
-		u.exists = true
+		u.exists, u.hidden = true, st.HideLastSeen
 		u.devices = append(u.devices, &device{Key: st.Key, user: u, token: st.Token, rows: st.Rows,
 			oldest: st.Oldest, newest: st.Newest, wanted: st.Newest, covered: st.Pushed, receipts: st.Receipts})
 	}
-}
-
-func (u *user) device(id uint32) *device {
-	for _, d := range u.devices {
-		if d.Device == id {
-			return d
-		}
-	}
-	return nil
-}
-
-func (c *Core) link(u *user) {
-	u.prev, u.next = c.oldest.prev, &c.oldest
-	u.prev.next, u.next.prev = u, u
-}
-
-func (u *user) unlink() { u.prev.next, u.next.prev = u.next, u.prev }
-
-// touch returns a loaded user and makes it the most recently used.
-func (c *Core) touch(id uint64) *user {
-	u := c.users[id]
-	if u == nil {
-		panic("inbox: event for a user that is not loaded")
-	}
-	u.unlink()
-	c.link(u)
-	return u
-}
-
-// evict forgets users beyond the limit, least recently used first, except
-// those with a session or a push on its way; the store knows all of the rest.
-func (c *Core) evict() {
-	for tries := 256; len(c.users) > c.lim.Users && tries > 0; tries-- {
-		u := c.oldest.next
-		u.unlink()
-		if u.busy() {
-			c.link(u)
-			continue
-		}
-		delete(c.users, u.id)
-	}
-}
-
-func (u *user) busy() bool {
-	for _, d := range u.devices {
-		if d.session != nil || d.pushTimer || d.pushRef != 0 {
-			return true
-		}
-	}
-	return false
 }
 
 // Provision registers devices, or changes tokens. It is durable when the batch is.

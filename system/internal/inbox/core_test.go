@@ -112,7 +112,7 @@ func TestTranscripts(t *testing.T) {
 
 func transcript(t *testing.T, text string) string {
 	t.Helper()
-	s := &script{t: t, m: newMachine(inbox.Limits{}), gateways: map[string]uint64{}}
+	s := &script{t: t, m: newMachine(inbox.Limits{}), gateways: map[string]uint64{}, epochs: map[string]uint64{}}
 	var out strings.Builder
 	for _, block := range strings.Split(strings.TrimSpace(text), "\n\n") {
 		commands, _, found := strings.Cut(block, "----")
@@ -136,6 +136,9 @@ type script struct {
 	m        *machine
 	gateways map[string]uint64
 	pushes   []uint64
+	// epochs of connections, "g1.5", as the gateway last heard of them.
+	epochs     map[string]uint64
+	showOpened bool
 }
 
 var wordRE = regexp.MustCompile(`\S+`)
@@ -166,6 +169,9 @@ func (s *script) run(commands string) string {
 			continue
 		case "flush":
 			flush = true
+			continue
+		case "show":
+			s.showOpened = true
 			continue
 		case "foreign":
 			s.m.foreign[s.num(words[1])] = true
@@ -258,7 +264,11 @@ func (s *script) event(words []string) (users []uint64, f func(*inbox.Core)) {
 		if have > 0 {
 			have += s.m.inc << 28
 		}
-		return []uint64{k.User}, func(c *inbox.Core) { c.Open(g, conn, k.User, k.Device, have) }
+		o := &rpc.SessionOpen{User: k.User, Device: k.Device, Conn: conn, InboxSeq: have, Epoch: s.epochs[a["epoch"]]}
+		return []uint64{k.User}, func(c *inbox.Core) { c.Open(g, o) }
+	case "privacy":
+		user, hide := s.num(words[1]), words[2] == "hide"
+		return []uint64{user}, func(c *inbox.Core) { c.Privacy(user, hide) }
 	case "ack":
 		g, conn, user, upto := s.gateway(words[1]), s.num(words[2]), s.num(words[3]), s.num(words[4])
 		return nil, func(c *inbox.Core) { c.Ack(g, conn, user, upto) }
@@ -378,6 +388,12 @@ func (s *script) print(e inbox.Effects, batches []*inbox.Batch) string {
 	for n, id := range s.gateways {
 		names[id] = n
 	}
+	for _, o := range e.Opened {
+		s.epochs[fmt.Sprintf("%s.%d", names[o.Gateway], o.Conn)] = o.Epoch
+		if s.showOpened {
+			p("%s opened %d: epoch %s, hidden %v", names[o.Gateway], o.Conn, s.rel(o.Epoch), o.HideLastSeen)
+		}
+	}
 	for _, f := range e.Frames {
 		p("%s %v: %s", names[f.Gateway], f.Conns, s.printFrame(f))
 	}
@@ -422,6 +438,9 @@ func (s *script) printBatch(b *inbox.Batch) string {
 	}
 	for _, x := range b.DeadTokens {
 		fmt.Fprintf(&out, " dead token %s", x.Token)
+	}
+	for _, x := range b.Privacy {
+		fmt.Fprintf(&out, " hidden %d %v", x.User, x.HideLastSeen)
 	}
 	for _, x := range b.Marks {
 		fmt.Fprintf(&out, " mark for %d/%d", x.User, x.Device)

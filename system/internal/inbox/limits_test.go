@@ -128,7 +128,7 @@ func TestLongDrain(t *testing.T) {
 		t.Fatal(err)
 	}
 	next, acked := uint64(1), uint64(0)
-	event := func(c *inbox.Core) { c.Open(1, 1, 1, 0, 0) }
+	event := func(c *inbox.Core) { c.Open(1, &rpc.SessionOpen{Conn: 1, User: 1}) }
 	for turns := 0; ; turns++ {
 		eff, _, err := m.turn([]uint64{1}, false, event)
 		if err != nil || turns > 20 {
@@ -167,7 +167,7 @@ func TestLargeInboxIsLookedThroughRarely(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, looked, pages := uint64(0), 0, 0
-	event := func(c *inbox.Core) { c.Open(1, 1, 1, 0, 0) }
+	event := func(c *inbox.Core) { c.Open(1, &rpc.SessionOpen{Conn: 1, User: 1}) }
 	for live := false; !live; {
 		eff, batches, err := m.turn([]uint64{1}, false, event)
 		if err != nil || len(batches) == 0 && len(eff.Frames) == 0 {
@@ -207,7 +207,7 @@ func TestTimersAcrossALongPause(t *testing.T) {
 		}
 		return eff
 	}
-	step(0, func(c *inbox.Core) { c.Open(1, 1, 1, 0, 0) })
+	step(0, func(c *inbox.Core) { c.Open(1, &rpc.SessionOpen{Conn: 1, User: 1}) })
 	step(0, func(c *inbox.Core) { c.Append(item(9, inbox.Key{User: 5}, 1, "x", 1)) })
 	for range 599 {
 		if eff := step(100*time.Millisecond, func(*inbox.Core) {}); len(eff.Answers) > 0 {

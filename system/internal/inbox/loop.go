@@ -47,6 +47,7 @@ type message struct {
 	acks    []*rpc.SessionAck
 	closes  []*rpc.SessionClose
 	queries []*rpc.ReceiptsQuery
+	privacy []*rpc.PrivacyUpdate
 	gone    bool // the gateway's stream has ended
 
 	receipts []*rpc.ReceiptUpdate
@@ -63,7 +64,7 @@ type pushResult struct {
 }
 
 func (m *message) events() int {
-	return 1 + len(m.items) + len(m.opens) + len(m.acks) + len(m.closes) + len(m.queries) + len(m.receipts) + len(m.register) + len(m.pushed)
+	return 1 + len(m.items) + len(m.opens) + len(m.acks) + len(m.closes) + len(m.queries) + len(m.privacy) + len(m.receipts) + len(m.register) + len(m.pushed)
 }
 
 // loop drives one core. Everything but queue and incarnation belongs to its goroutine.
@@ -283,6 +284,9 @@ func (l *loop) decide(ctx context.Context, now time.Time, ticked bool) error {
 			for _, o := range m.opens {
 				l.want(o.User)
 			}
+			for _, p := range m.privacy {
+				l.want(p.User)
+			}
 		}
 	}
 	for i := range scanned {
@@ -350,7 +354,10 @@ func (l *loop) feed(m *message, epoch uint64) {
 		l.core.Ack(g.id, a.Conn, a.User, a.Upto)
 	}
 	for _, o := range m.opens {
-		l.core.Open(g.id, o.Conn, o.User, o.Device, o.InboxSeq)
+		l.core.Open(g.id, o)
+	}
+	for _, p := range m.privacy {
+		l.core.Privacy(p.User, p.Privacy.GetHideLastSeen())
 	}
 	l.core.queried(g.id, m.queries)
 	for _, c := range m.closes {
@@ -424,7 +431,7 @@ func (l *loop) scanStep(ctx context.Context, now time.Time) ([]ScanRow, error) {
 func (l *loop) release() {
 	e := l.core.TakeEffects()
 	l.answer(e.Answers)
-	l.send(e.Frames, e.Kicks)
+	l.send(&e)
 	for i := range e.Pushes {
 		l.in.push(l, &e.Pushes[i])
 	}
@@ -445,13 +452,21 @@ func (l *loop) answer(answers []Answer) {
 type outbox struct {
 	stream *gatewayStream
 	out    []*rpc.Outbound
+	opened []*rpc.SessionOpened
 	kicks  []*rpc.Kick
 }
 
 // send gives each gateway its frames, one hand-over for a turn.
-func (l *loop) send(frames []Outbound, kicks []Kick) {
-	if len(frames) == 0 && len(kicks) == 0 {
+func (l *loop) send(e *Effects) {
+	frames := e.Frames
+	if len(frames)+len(e.Opened)+len(e.Kicks) == 0 {
 		return
+	}
+	for i := range e.Opened {
+		o := &e.Opened[i]
+		if g := l.gateways[o.Gateway]; g != nil {
+			g.opened = append(g.opened, o.told())
+		}
 	}
 	slab := make([]rpc.Outbound, len(frames))
 	for i := range frames {
@@ -464,16 +479,16 @@ func (l *loop) send(frames []Outbound, kicks []Kick) {
 			g.out = append(g.out, &slab[i])
 		}
 	}
-	for _, k := range kicks {
+	for _, k := range e.Kicks {
 		if g := l.gateways[k.Gateway]; g != nil {
 			g.kicks = append(g.kicks, &rpc.Kick{Conn: k.Conn, CloseCode: uint32(k.Code)})
 		}
 	}
 	for _, g := range l.gateways {
-		if len(g.out)+len(g.kicks) > 0 {
-			g.stream.put(g.out, g.kicks)
+		if len(g.out)+len(g.opened)+len(g.kicks) > 0 {
+			g.stream.put(g.out, g.opened, g.kicks)
 			clear(g.out)
-			g.out, g.kicks = g.out[:0], nil
+			g.out, g.opened, g.kicks = g.out[:0], nil, nil
 		}
 	}
 }

@@ -16,6 +16,7 @@ type metrics struct {
 	rows, gateways              prometheus.Gauge
 	demTimeout, demOver, demEnd prometheus.Counter
 	opens, receipts, unknown    prometheus.Counter
+	fenced                      prometheus.Counter
 	full, expired, restarts     prometheus.Counter
 	pushesPostponed, planted    prometheus.Counter
 	pushesCancelled, unanswered prometheus.Counter
@@ -79,6 +80,7 @@ func newMetrics(reg prometheus.Registerer, loops int, lim Limits) (*metrics, err
 		rows:     k.gauge("throng_inbox_rows", "Inbox rows stored now."),
 		gateways: k.gauge("throng_inbox_gateways", "Gateway streams open."),
 		opens:    k.counter("throng_inbox_opens_total", "Sessions opened."),
+		fenced:   k.counter("throng_inbox_fenced_total", "Sessions that a gateway opened again and that had been replaced by newer ones."),
 		receipts: k.counter("throng_inbox_receipts_total", "Receipt watermarks merged for senders."),
 		unknown:  k.counter("throng_inbox_unknown_members_total", "Group addressees that are not provisioned, skipped."),
 		aggregated: k.counter("throng_inbox_receipts_aggregated_total",
@@ -124,7 +126,7 @@ func (m *metrics) add(s Stats) {
 	}{
 		{m.direct, s.Direct}, {m.group, s.Group}, {m.own, s.Own}, {m.live, s.Live}, {m.stored, s.Stored}, {m.rowBytes, s.RowBytes},
 		{m.demTimeout, s.DemotedTimeout}, {m.demOver, s.DemotedOverflow}, {m.demEnd, s.DemotedEnd},
-		{m.opens, s.Opens}, {m.receipts, s.Receipts}, {m.marks.Dropped, s.ReceiptsDropped},
+		{m.opens, s.Opens}, {m.fenced, s.Fenced}, {m.receipts, s.Receipts}, {m.marks.Dropped, s.ReceiptsDropped},
 		{m.aggregated, s.Aggregated}, {m.queriesDropped, s.QueriesDropped},
 		{m.unknown, s.UnknownMembers}, {m.full, s.Full}, {m.expired, s.Expired},
 		{m.pushesPostponed, s.PushesPostponed},

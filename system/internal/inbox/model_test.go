@@ -17,9 +17,11 @@ import (
 
 // The model: senders who send everything unanswered again, in order, after a
 // restart; devices whose application drops what it has by message id; gateways
-// and connections that come and go; a store that fails. Whatever happens, each
-// device gets each accepted message once, in the order of its sender's
-// conversation, and nobody else's.
+// and connections that come and go, or stay half-open at a gateway that lost its
+// stream; a store that fails. Whatever happens, each device gets each accepted
+// message once, in the order of its sender's conversation, and nobody else's; a
+// user's other devices get what one of them sends; and the connection that a
+// device uses is never closed for an older one.
 
 const (
 	modelUsers    = 3
@@ -34,19 +36,38 @@ type conversation struct {
 	next       uint64
 	unanswered []uint64 // seqs handed to the owner
 	items      map[*inbox.Item]uint64
+	// copies: direct, and the sender has other devices, which get it when the
+	// addressee has it.
+	copies bool
+}
+
+// reaches reports whether messages are for a device.
+func (c *conversation) reaches(k inbox.Key) bool {
+	if k == c.from {
+		return false
+	}
+	return slices.Contains(c.to, k.User) || c.copies && k.User == c.from.User
 }
 
 // phone is a device's application with its connection.
 type phone struct {
-	key       inbox.Key
-	gateway   uint64
-	conn      uint64 // 0: not connected
+	key inbox.Key
+	socket
 	pipe      []inbox.Outbound
-	processed uint64 // deliveries processed on this connection
+	piped     uint64 // deliveries that came on this connection
+	base      uint64 // of them, those before the gateway opened the session (again)
+	processed uint64 // of them, those processed
 	inboxSeq  uint64
 	seen      map[wire.MessageID]bool
-	last      map[[2]uint64]uint64 // by sender and group: the newest seq
-	current   bool
+	last      map[*conversation]uint64 // the newest seq
+}
+
+// socket is a connection of a phone as its gateway knows it.
+type socket struct {
+	key      inbox.Key
+	at       int    // the gateway
+	conn     uint64 // 0: not connected
+	inboxSeq uint64 // of Sync
 }
 
 type model struct {
@@ -57,6 +78,8 @@ type model struct {
 	nextConn uint64
 	gateway  [modelGateways]uint64
 	nextGW   uint64
+	ghosts   []socket          // half-open: their phones have gone, nobody noticed
+	epochs   map[uint64]uint64 // of connections, as their gateways know them
 
 	users  []uint64
 	events []func(*inbox.Core)
@@ -113,7 +136,7 @@ func (x *model) stored(p *modelPush) bool {
 
 func newModel(t *rapid.T) *model {
 	lim := inbox.Limits{InFlight: 3, PageRows: 2, PageBytes: 800, Users: 2, AckTimeout: 2 * time.Second}
-	x := &model{t: t, m: newMachine(lim)}
+	x := &model{t: t, m: newMachine(lim), epochs: map[uint64]uint64{}}
 	for i := range x.gateway {
 		x.nextGW++
 		x.gateway[i] = x.nextGW
@@ -121,7 +144,7 @@ func newModel(t *rapid.T) *model {
 	for u := range uint64(modelUsers) {
 		for d := range uint32(1 + u%2) {
 			k := inbox.Key{User: u + 1, Device: d}
-			x.phones = append(x.phones, &phone{key: k, seen: map[wire.MessageID]bool{}, last: map[[2]uint64]uint64{}})
+			x.phones = append(x.phones, &phone{key: k, seen: map[wire.MessageID]bool{}, last: map[*conversation]uint64{}})
 			x.events = append(x.events, func(c *inbox.Core) { c.Provision([]inbox.Registration{{Key: k, Token: fmt.Sprint(k)}}) })
 		}
 	}
@@ -134,17 +157,27 @@ func newModel(t *rapid.T) *model {
 			&conversation{from: k, group: 9, to: []uint64{1, 2, 3}},
 			&conversation{from: k, group: 8 + from*3, to: []uint64{2, 3}})
 	}
+	two := inbox.Key{User: 2} // a phone of the model, with another device beside it
+	x.convs = append(x.convs,
+		&conversation{from: two, to: []uint64{1}, copies: true},
+		&conversation{from: inbox.Key{User: 2, Device: 1}, to: []uint64{3}, copies: true},
+		&conversation{from: two, to: []uint64{2}}, // a note to oneself
+		&conversation{from: two, group: 9, to: []uint64{1, 2, 3}})
 	for _, c := range x.convs {
 		c.items = map[*inbox.Item]uint64{}
 	}
 	return x
 }
 
-// append hands seq to the owner in this turn.
-func (x *model) append(c *conversation, seq uint64) {
-	it := item(c.group, c.from, seq, fmt.Sprintf("%d of %d in %d: %0*d", seq, c.from.User, c.group, 300*int(seq%3), 0), c.to...)
+// append hands seq to the owner in this turn; own: for the sender's other devices.
+func (x *model) append(c *conversation, seq uint64, own bool) {
+	body := fmt.Sprintf("%d of %d in %d: %0*d", seq, c.from.User, c.group, 300*int(seq%3), 0)
+	it := item(c.group, c.from, seq, body, c.to...)
+	if own || c.group == 0 && c.to[0] == c.from.User {
+		it = ownCopy(c.from, seq, body, c.to[0])
+	}
 	c.items[it] = seq
-	x.users = append(x.users, c.to...)
+	x.users = append(x.users, it.Users...)
 	x.events = append(x.events, func(core *inbox.Core) { core.Append(it) })
 }
 
@@ -155,7 +188,7 @@ func (x *model) send() {
 	}
 	c.next++
 	c.unanswered = append(c.unanswered, c.next)
-	x.append(c, c.next)
+	x.append(c, c.next, false)
 }
 
 func (x *model) phone(connected bool) *phone {
@@ -171,17 +204,60 @@ func (x *model) phone(connected bool) *phone {
 	return some[rapid.IntRange(0, len(some)-1).Draw(x.t, "phone")]
 }
 
+// open connects a phone; its old connection, if it has one, stays half-open.
 func (x *model) open(p *phone) {
+	x.leave(p)
 	x.nextConn++
-	p.gateway = x.gateway[rapid.IntRange(0, modelGateways-1).Draw(x.t, "gateway")]
-	p.conn, p.pipe, p.processed, p.current = x.nextConn, nil, 0, false
-	have := p.inboxSeq
+	p.socket = socket{key: p.key, at: rapid.IntRange(0, modelGateways-1).Draw(x.t, "gateway"), conn: x.nextConn, inboxSeq: p.inboxSeq}
+	p.pipe, p.piped, p.base, p.processed = nil, 0, 0, 0
 	if rapid.IntRange(0, 4).Draw(x.t, "forgetful") == 0 {
-		have = 0
+		p.socket.inboxSeq = 0
 	}
-	g, conn := p.gateway, p.conn
-	x.users = append(x.users, p.key.User)
-	x.events = append(x.events, func(c *inbox.Core) { c.Open(g, conn, p.key.User, p.key.Device, have) })
+	x.openSocket(p.socket)
+}
+
+// leave makes a phone's connection half-open.
+func (x *model) leave(p *phone) {
+	if p.conn != 0 {
+		x.ghosts = append(x.ghosts, p.socket)
+	}
+	p.conn = 0
+}
+
+// openSocket has the gateway open the session of a socket, with the epoch that
+// it has been told, if any.
+func (x *model) openSocket(s socket) {
+	g := x.gateway[s.at]
+	o := &rpc.SessionOpen{User: s.key.User, Device: s.key.Device, Conn: s.conn, InboxSeq: s.inboxSeq, Epoch: x.epochs[s.conn]}
+	x.users = append(x.users, s.key.User)
+	x.events = append(x.events, func(c *inbox.Core) { c.Open(g, o) })
+}
+
+// reopen has a gateway open all of its sessions on a new stream. Those whose
+// epoch it was not told it closes instead.
+func (x *model) reopen(at int) {
+	x.nextGW++
+	x.gateway[at] = x.nextGW
+	var again []socket
+	for _, p := range x.phones {
+		switch {
+		case p.conn == 0 || p.at != at:
+		case x.epochs[p.conn] == 0:
+			p.conn = 0
+		default:
+			p.base = p.piped
+			again = append(again, p.socket)
+		}
+	}
+	x.ghosts = slices.DeleteFunc(x.ghosts, func(s socket) bool { return s.at == at && x.epochs[s.conn] == 0 })
+	for _, s := range x.ghosts {
+		if s.at == at {
+			again = append(again, s)
+		}
+	}
+	for _, s := range rapid.Permutation(again).Draw(x.t, "order") {
+		x.openSocket(s)
+	}
 }
 
 // process lets the application take frames from its connection.
@@ -195,7 +271,7 @@ func (x *model) process(p *phone, n int) {
 		}
 		switch {
 		case f.GetCurrent() != nil:
-			if got := f.GetCurrent().Delivered; got != p.processed {
+			if got := f.GetCurrent().Delivered + p.base; got != p.processed && p.processed >= p.base {
 				x.t.Fatalf("%v: current after %d deliveries, has %d", p.key, got, p.processed)
 			}
 		case f.GetDeliver() != nil:
@@ -212,41 +288,52 @@ func (x *model) deliver(p *phone, d *wire.Deliver) {
 		return
 	}
 	p.seen[id] = true
-	if i := slices.IndexFunc(x.convs, func(c *conversation) bool {
-		return c.from.User == d.From && c.group == d.Group && slices.Contains(c.to, p.key.User)
-	}); i < 0 {
-		x.t.Fatalf("%v got a message of %d in %d", p.key, d.From, d.Group)
+	i := slices.IndexFunc(x.convs, func(c *conversation) bool {
+		to := uint64(0) // told to the sender's other devices only
+		if d.From == p.key.User && d.Group == 0 {
+			to = c.to[0]
+		}
+		return c.from == inbox.Key{User: d.From, Device: d.FromDevice} && c.group == d.Group && d.To == to && c.reaches(p.key)
+	})
+	if i < 0 {
+		x.t.Fatalf("%v got a message of %d/%d to %d in %d", p.key, d.From, d.FromDevice, d.To, d.Group)
 	}
-	k := [2]uint64{d.From, d.Group}
-	if d.Seq != p.last[k]+1 {
-		x.t.Fatalf("%v got %d after %d of sender %d in %d", p.key, d.Seq, p.last[k], d.From, d.Group)
+	c := x.convs[i]
+	if d.Seq != p.last[c]+1 {
+		x.t.Fatalf("%v got %d after %d of sender %d in %d", p.key, d.Seq, p.last[c], d.From, d.Group)
 	}
-	p.last[k] = d.Seq
+	p.last[c] = d.Seq
 }
 
 // ack may be cut off by whatever happens in the same turn, or be lost.
 func (x *model) ack(p *phone) {
-	g, conn, upto := p.gateway, p.conn, p.processed
+	if p.processed <= p.base {
+		return
+	}
+	g, conn, upto := x.gateway[p.at], p.conn, p.processed-p.base
 	x.events = append(x.events, func(c *inbox.Core) { c.Ack(g, conn, p.key.User, upto) })
 }
 
 func (x *model) close(p *phone) {
-	g, conn := p.gateway, p.conn
+	g, conn := x.gateway[p.at], p.conn
 	p.conn = 0
 	x.events = append(x.events, func(c *inbox.Core) { c.Close(g, conn, p.key.User) })
 }
 
+// gatewayLost is the end of a gateway's stream, or of the gateway.
 func (x *model) gatewayLost() {
 	i := rapid.IntRange(0, modelGateways-1).Draw(x.t, "lost gateway")
 	old := x.gateway[i]
-	x.nextGW++
-	x.gateway[i] = x.nextGW
-	for _, p := range x.phones {
-		if p.conn != 0 && p.gateway == old {
-			p.conn = 0
+	if rapid.Bool().Draw(x.t, "killed") {
+		for _, p := range x.phones {
+			if p.at == i {
+				p.conn = 0
+			}
 		}
+		x.ghosts = slices.DeleteFunc(x.ghosts, func(s socket) bool { return s.at == i })
 	}
 	x.events = append(x.events, func(c *inbox.Core) { c.GatewayLost(old) })
+	x.reopen(i)
 }
 
 // restart is a kill of the owner: nobody is live, and senders send what is
@@ -254,13 +341,13 @@ func (x *model) gatewayLost() {
 func (x *model) restart() {
 	x.m.restart()
 	x.users, x.events, x.pushes = nil, nil, nil
-	for _, p := range x.phones {
-		p.conn = 0
+	for i := range x.gateway {
+		x.reopen(i)
 	}
 	for _, c := range x.convs {
 		clear(c.items)
 		for _, seq := range c.unanswered {
-			x.append(c, seq)
+			x.append(c, seq, false)
 		}
 	}
 }
@@ -285,6 +372,14 @@ func (x *model) turn(flush bool) {
 	for _, a := range eff.Answers {
 		x.answered(a)
 	}
+	for _, o := range eff.Opened {
+		if slices.Contains(x.gateway[:], o.Gateway) {
+			x.epochs[o.Conn] = o.Epoch
+		}
+	}
+	for _, k := range eff.Kicks {
+		x.kicked(k)
+	}
 	for _, o := range eff.Frames {
 		for _, conn := range o.Conns {
 			x.frame(o, conn)
@@ -302,11 +397,15 @@ func (x *model) answered(a inbox.Answer) {
 			continue
 		}
 		delete(c.items, a.Item)
+		if c.copies && a.Item.Users[0] != c.from.User {
+			x.append(c, seq, true)
+			return
+		}
 		c.unanswered = slices.DeleteFunc(c.unanswered, func(s uint64) bool { return s == seq })
 		// Accepted: every device has it, or a row with it.
 		id := a.Item.Msg.ID
 		for _, p := range x.phones {
-			if slices.Contains(c.to, p.key.User) && !p.seen[id] &&
+			if c.reaches(p.key) && !p.seen[id] &&
 				!slices.ContainsFunc(x.m.store.Rows(p.key), func(r inbox.Row) bool { return r.Message == id }) {
 				x.t.Fatalf("%v was answered, %v has neither it nor a row", a.Item.Ref, p.key)
 			}
@@ -318,10 +417,13 @@ func (x *model) answered(a inbox.Answer) {
 
 func (x *model) frame(o inbox.Outbound, conn uint64) {
 	for _, p := range x.phones {
-		if p.conn != conn || p.gateway != o.Gateway {
+		if p.conn != conn || x.gateway[p.at] != o.Gateway {
 			continue
 		}
 		p.pipe = append(p.pipe, o)
+		if o.Deliver {
+			p.piped++
+		}
 		if f := new(wire.Frame); !o.Deliver && f.UnmarshalVT(o.Frame) == nil && f.GetCurrent() != nil {
 			x.currentMeansEmpty(p)
 		}
@@ -348,8 +450,18 @@ func (x *model) currentMeansEmpty(p *phone) {
 	})
 }
 
+// kicked: only connections that their phones have left are closed.
+func (x *model) kicked(k inbox.Kick) {
+	for _, p := range x.phones {
+		if p.conn == k.Conn && x.gateway[p.at] == k.Gateway {
+			x.t.Fatalf("%v was kicked from the connection it uses: %v", p.key, k.Code)
+		}
+	}
+	x.ghosts = slices.DeleteFunc(x.ghosts, func(s socket) bool { return s.conn == k.Conn && x.gateway[s.at] == k.Gateway })
+}
+
 func (x *model) step() {
-	switch rapid.IntRange(0, 21).Draw(x.t, "event") {
+	switch rapid.IntRange(0, 22).Draw(x.t, "event") {
 	case 0, 1, 2, 3, 4, 5:
 		x.send()
 	case 6, 7, 8:
@@ -386,6 +498,10 @@ func (x *model) step() {
 	case 19:
 		x.m.store.FailBefore = rapid.IntRange(0, 3).Draw(x.t, "before") == 0
 		x.m.store.FailAfter = rapid.IntRange(0, 3).Draw(x.t, "after") == 0
+	case 22:
+		if p := x.phone(true); p != nil {
+			x.leave(p)
+		}
 	case 20, 21:
 		if n := len(x.pushes); n > 0 {
 			x.answerPush(x.pushes[rapid.IntRange(0, n-1).Draw(x.t, "push")],
@@ -399,7 +515,7 @@ func (x *model) settle() {
 	x.m.store.FailBefore, x.m.store.FailAfter = false, false
 	for range 200 {
 		x.m.now = x.m.now.Add(500 * time.Millisecond)
-		busy := false
+		busy := slices.ContainsFunc(x.convs, func(c *conversation) bool { return len(c.unanswered) > 0 })
 		for _, p := range x.phones {
 			if p.conn == 0 {
 				x.open(p)
@@ -423,7 +539,7 @@ func (x *model) settle() {
 			x.t.Fatalf("unanswered in %d of %d: %v", c.group, c.from.User, c.unanswered)
 		}
 		for _, p := range x.phones {
-			if got := p.last[[2]uint64{c.from.User, c.group}]; slices.Contains(c.to, p.key.User) && got != c.next {
+			if got := p.last[c]; c.reaches(p.key) && got != c.next {
 				x.t.Fatalf("%v has %d of %d messages of %d in %d", p.key, got, c.next, c.from.User, c.group)
 			}
 		}

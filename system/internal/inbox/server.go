@@ -223,9 +223,14 @@ func (in *Inbox) sessions(ctx context.Context, g *gatewayStream, b *rpc.GatewayB
 			split[l.n].queries = append(split[l.n].queries, q)
 		}
 	}
+	for _, p := range b.Privacy {
+		if l := in.loopOf(p.User); l != nil {
+			split[l.n].privacy = append(split[l.n].privacy, p)
+		}
+	}
 	for i := range split {
 		m := &split[i]
-		if len(m.opens)+len(m.acks)+len(m.closes)+len(m.queries) == 0 {
+		if len(m.opens)+len(m.acks)+len(m.closes)+len(m.queries)+len(m.privacy) == 0 {
 			continue
 		}
 		m.epoch, m.gateway = g.epoch, g

@@ -1,17 +1,25 @@
 package inbox
 
 import (
+	"throng/system/internal/rpc"
 	"throng/system/wire"
 )
 
-// Open starts a session of a device: what it says it has (inboxSeq, 0: nothing)
+// Open starts a session of a device: what it says it has (InboxSeq, 0: nothing)
 // is deleted, the rest of its inbox drains, then it is live. A session that the
-// device has already is replaced. A device that is not provisioned is kicked.
-func (c *Core) Open(gateway, conn, userID uint64, deviceID uint32, inboxSeq uint64) {
+// device has already is replaced, unless it is the newer of the two: then the
+// one that opens is kicked. A device that is not provisioned is kicked.
+func (c *Core) Open(gateway uint64, o *rpc.SessionOpen) {
 	c.stats.Opens++
-	d := c.touch(userID).device(deviceID)
+	conn := o.Conn
+	d := c.touch(o.User).device(o.Device)
 	if d == nil {
 		c.eff.Kicks = append(c.eff.Kicks, Kick{Gateway: gateway, Conn: conn, Code: wire.CloseNoSuchUser})
+		return
+	}
+	if !c.admit(d, o.Epoch) {
+		c.stats.Fenced++
+		c.eff.Kicks = append(c.eff.Kicks, Kick{Gateway: gateway, Conn: conn, Code: wire.CloseReplaced})
 		return
 	}
 	if old := d.session; old != nil {
@@ -30,8 +38,9 @@ func (c *Core) Open(gateway, conn, userID uint64, deviceID uint32, inboxSeq uint
 		c.gateways[gateway] = all
 	}
 	all[s] = struct{}{}
-	if d.rows > 0 && inboxSeq >= d.oldest {
-		c.dropUpTo(d, min(inboxSeq, c.seq))
+	c.opened(s)
+	if d.rows > 0 && o.InboxSeq >= d.oldest {
+		c.dropUpTo(d, min(o.InboxSeq, c.seq))
 	}
 	if d.rows == 0 {
 		c.stats.LoginsWithoutPage++

@@ -48,6 +48,14 @@ type DeviceState struct {
 	Oldest, Newest uint64
 	// Receipts are waiting for this device.
 	Receipts bool
+	// HideLastSeen is the user's, the same for all devices.
+	HideLastSeen bool
+}
+
+// Privacy records what others may see of a user.
+type Privacy struct {
+	User         uint64
+	HideLastSeen bool
 }
 
 // Row is a message in the inbox of a device. Seq is unique and increasing in a
@@ -124,7 +132,8 @@ type Batch struct {
 	DeleteUpTo  []UpTo
 	Pushed      []Pushed
 	DeadTokens  []Registration // the token is removed if it is still this one
-	Marks       []Mark         // merged by maximum; a Ledger replaces an older one
+	Privacy     []Privacy
+	Marks       []Mark // merged by maximum; a Ledger replaces an older one
 	Pages       []Page
 	ExpireMarks int64 // marks not changed since then (Unix seconds) are deleted; 0: none
 	Now         int64 // Unix seconds
@@ -136,7 +145,7 @@ type Batch struct {
 // ReadOnly reports whether b is nothing but pages to read.
 func (b *Batch) ReadOnly() bool {
 	return len(b.Pages) > 0 && len(b.TakeReceipts)+len(b.Register)+len(b.Bodies)+len(b.Rows)+len(b.Delete)+len(b.DeletePtr)+
-		len(b.DeleteUpTo)+len(b.Pushed)+len(b.DeadTokens)+len(b.Marks) == 0 && b.ExpireMarks == 0
+		len(b.DeleteUpTo)+len(b.Pushed)+len(b.DeadTokens)+len(b.Privacy)+len(b.Marks) == 0 && b.ExpireMarks == 0
 }
 
 // Result is what Commit did and read. Pages, Ahead and Receipts are parallel to

@@ -29,22 +29,24 @@ type gatewayStream struct {
 	ended atomic.Bool
 	wake  chan struct{} // holds one token; never closed
 
-	mu    sync.Mutex
-	out   []*rpc.Outbound
-	bytes int
-	kicks []*rpc.Kick
+	mu     sync.Mutex
+	out    []*rpc.Outbound
+	bytes  int
+	opened []*rpc.SessionOpened // counts with out for the bound
+	kicks  []*rpc.Kick          // at most one for each session
 }
 
 // put queues frames. It never waits.
-func (g *gatewayStream) put(out []*rpc.Outbound, kicks []*rpc.Kick) {
+func (g *gatewayStream) put(out []*rpc.Outbound, opened []*rpc.SessionOpened, kicks []*rpc.Kick) {
 	bytes := 0
 	for _, o := range out {
 		bytes += len(o.Frame) + 8*len(o.Conns)
 	}
 	g.mu.Lock()
-	full := len(g.out)+len(out) > outLimit || g.bytes+bytes > outBytes
+	full := len(g.out)+len(g.opened)+len(out)+len(opened) > outLimit || g.bytes+bytes > outBytes
 	if !full {
 		g.out = append(g.out, out...)
+		g.opened = append(g.opened, opened...)
 		g.kicks = append(g.kicks, kicks...)
 		g.bytes += bytes
 	}
@@ -69,7 +71,7 @@ func wake(c chan struct{}) {
 func (g *gatewayStream) take() *rpc.OwnerBatch {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if len(g.out) == 0 && len(g.kicks) == 0 {
+	if len(g.out)+len(g.opened)+len(g.kicks) == 0 {
 		return nil
 	}
 	n, bytes := 0, 0
@@ -77,7 +79,8 @@ func (g *gatewayStream) take() *rpc.OwnerBatch {
 		bytes += len(g.out[n].Frame) + 8*len(g.out[n].Conns)
 		n++
 	}
-	b := &rpc.OwnerBatch{Out: g.out[:n:n]}
+	b := &rpc.OwnerBatch{Out: g.out[:n:n], Opened: g.opened}
+	g.opened = nil
 	g.out = g.out[n:]
 	g.bytes -= bytes
 	if len(g.out) == 0 {

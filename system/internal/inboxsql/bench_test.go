@@ -191,7 +191,7 @@ func (x *bench) live(n int) []uint64 {
 	}
 	x.turn(users, func() {
 		for i, u := range users {
-			x.core.Open(1, uint64(i+1), u, 0, 0)
+			x.core.Open(1, &rpc.SessionOpen{Conn: uint64(i + 1), User: u})
 		}
 	})
 	return users
@@ -258,7 +258,7 @@ func benchLogin(b *testing.B, rows, n int) {
 		}
 		x.turn(users, func() {
 			for i, u := range users {
-				x.core.Open(1, conn+uint64(i), u, 0, 0)
+				x.core.Open(1, &rpc.SessionOpen{Conn: conn + uint64(i), User: u})
 			}
 		})
 		x.turn(nil, func() {
@@ -292,7 +292,7 @@ func BenchmarkDrain(b *testing.B) {
 				}
 				start += cpu(b) - filling
 				b.StartTimer()
-				event := func() { x.core.Open(1, conn, 7, 0, 0) }
+				event := func() { x.core.Open(1, &rpc.SessionOpen{Conn: conn, User: 7}) }
 				for acked, live := uint64(0), false; !live; {
 					eff := x.turn([]uint64{7}, event)
 					for _, f := range eff.Frames {
@@ -363,7 +363,7 @@ func BenchmarkPresetB(b *testing.B) {
 				open = append(open, u)
 				conns[u], live[u] = conn, true
 				order = append(order, u)
-				eff := x.turn([]uint64{u}, func() { x.core.Open(1, conn, u, 0, 0) })
+				eff := x.turn([]uint64{u}, func() { x.core.Open(1, &rpc.SessionOpen{Conn: conn, User: u}) })
 				ack(eff.Frames)
 			}
 			if len(order) > 100 {

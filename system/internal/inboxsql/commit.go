@@ -25,7 +25,7 @@ func (st *store) Commit(ctx context.Context, b *inbox.Batch) (inbox.Result, erro
 	err := st.db.Tx(ctx, func(tx *sqlstore.Tx) error {
 		res = inbox.Result{}
 		for _, step := range []func(context.Context, *sqlstore.Tx, *inbox.Batch, *inbox.Result) error{
-			st.fence, st.register, st.insert, st.delete, st.pushed, st.marks, st.read,
+			st.fence, st.register, st.insert, st.delete, st.pushed, st.privacy, st.marks, st.read,
 		} {
 			if err := step(ctx, tx, b, &res); err != nil {
 				return err
@@ -219,6 +219,19 @@ func (st *store) pushed(ctx context.Context, tx *sqlstore.Tx, b *inbox.Batch, _ 
 	}
 	for _, d := range b.DeadTokens {
 		if _, err := tx.Exec(ctx, "UPDATE inbox_devices SET token = '' WHERE usr = ? AND dev = ? AND token = ?", int64(d.User), int64(d.Device), d.Token); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (st *store) privacy(ctx context.Context, tx *sqlstore.Tx, b *inbox.Batch, _ *inbox.Result) error {
+	for _, p := range b.Privacy {
+		query := "DELETE FROM inbox_hidden WHERE usr = ?"
+		if p.HideLastSeen {
+			query = st.q.hide
+		}
+		if _, err := tx.Exec(ctx, query, int64(p.User)); err != nil {
 			return err
 		}
 	}

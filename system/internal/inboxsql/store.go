@@ -29,6 +29,7 @@ type queries struct {
 	upsertDeviceEnd                 string
 	upsertBodyEnd, upsertMarkEnd    string
 	upsertOwnerEnd, upsertPushedEnd string
+	hide                            string
 }
 
 const (
@@ -49,6 +50,7 @@ func newStore(db *sqlstore.DB) *store {
 			upsertBodyEnd:   " ON DUPLICATE KEY UPDATE refs = refs + VALUES(refs)",
 			upsertMarkEnd:   " ON DUPLICATE KEY UPDATE delivered = GREATEST(delivered, VALUES(delivered)), seen = GREATEST(seen, VALUES(seen)), at = VALUES(at), ledger = COALESCE(VALUES(ledger), ledger)",
 			upsertOwnerEnd:  " ON DUPLICATE KEY UPDATE incarnation = VALUES(incarnation)",
+			hide:            "INSERT INTO inbox_hidden (usr) VALUES (?) ON DUPLICATE KEY UPDATE usr = inbox_hidden.usr",
 		}
 		return st
 	}
@@ -61,6 +63,7 @@ func newStore(db *sqlstore.DB) *store {
 		upsertBodyEnd:   " ON CONFLICT (id) DO UPDATE SET refs = refs + excluded.refs",
 		upsertMarkEnd:   " ON CONFLICT (usr, dev, grp, peer) DO UPDATE SET delivered = MAX(delivered, excluded.delivered), seen = MAX(seen, excluded.seen), at = excluded.at, ledger = COALESCE(excluded.ledger, ledger)",
 		upsertOwnerEnd:  " ON CONFLICT (shard) DO UPDATE SET incarnation = excluded.incarnation",
+		hide:            "INSERT OR IGNORE INTO inbox_hidden (usr) VALUES (?)",
 	}
 	return st
 }
@@ -164,7 +167,8 @@ func (st *store) load(ctx context.Context, users []uint64, out []inbox.DeviceSta
 		st.args = append(st.args, int64(users[min(i, len(users)-1)]))
 	}
 	rows, err := st.db.Query(ctx, "SELECT d.usr, d.dev, d.token, d.pushed, COUNT(r.seq), COALESCE(MIN(r.seq), 0), COALESCE(MAX(r.seq), 0),"+
-		" EXISTS (SELECT 1 FROM inbox_marks m WHERE m.usr = d.usr AND m.dev = d.dev)"+
+		" EXISTS (SELECT 1 FROM inbox_marks m WHERE m.usr = d.usr AND m.dev = d.dev),"+
+		" EXISTS (SELECT 1 FROM inbox_hidden h WHERE h.usr = d.usr)"+
 		" FROM inbox_devices d LEFT JOIN inbox_rows r ON r.usr = d.usr AND r.dev = d.dev"+
 		" WHERE d.usr IN ("+sqlstore.List(n, "?")+") GROUP BY d.usr, d.dev, d.token, d.pushed", st.args...)
 	if err != nil {
@@ -173,7 +177,7 @@ func (st *store) load(ctx context.Context, users []uint64, out []inbox.DeviceSta
 	for rows.Next() {
 		var d inbox.DeviceState
 		var user, pushed, oldest, newest int64
-		if err := rows.Scan(&user, &d.Device, &d.Token, &pushed, &d.Rows, &oldest, &newest, &d.Receipts); err != nil {
+		if err := rows.Scan(&user, &d.Device, &d.Token, &pushed, &d.Rows, &oldest, &newest, &d.Receipts, &d.HideLastSeen); err != nil {
 			return nil, closing(rows, err)
 		}
 		d.User, d.Pushed, d.Oldest, d.Newest = uint64(user), uint64(pushed), uint64(oldest), uint64(newest)

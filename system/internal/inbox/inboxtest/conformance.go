@@ -2,6 +2,7 @@ package inboxtest
 
 import (
 	"errors"
+	"fmt"
 	"reflect"
 	"slices"
 	"testing"
@@ -24,6 +25,7 @@ func Conformance(t *testing.T, open func(t *testing.T) inbox.Store) {
 		"receipts":  (*suite).receipts,
 		"pushes":    (*suite).pushes,
 		"scan":      (*suite).scan,
+		"privacy":   (*suite).privacy,
 		"big batch": (*suite).bigBatch,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -288,6 +290,32 @@ func (s *suite) scan() {
 	if err != nil || len(got) != 1 || got[0].Seq != 30 {
 		s.Fatalf("scan: %v %v", got, err)
 	}
+}
+
+// privacy is the user's: all devices have it, also later ones.
+func (s *suite) privacy() {
+	s.commit(inbox.Batch{Register: []inbox.Registration{{Key: key(1, 0)}, {Key: key(1, 1)}, {Key: key(2, 0)}}})
+	hide := func(user uint64, on bool) inbox.Privacy {
+		return inbox.Privacy{User: key(user, 0).User, HideLastSeen: on}
+	}
+	hidden := func(k inbox.Key) bool {
+		s.Helper()
+		st := s.state(k)
+		if st == nil {
+			s.Fatalf("%v is not there", k)
+		}
+		return st.HideLastSeen
+	}
+	s.commit(inbox.Batch{Privacy: []inbox.Privacy{hide(1, true), hide(2, true), hide(2, false)}})
+	s.commit(inbox.Batch{Privacy: []inbox.Privacy{hide(1, true)}}) // again
+	s.commit(inbox.Batch{Register: []inbox.Registration{{Key: key(1, 2)}}})
+	s.Store = s.open(s.T)
+	s.claim()
+	for k, want := range map[inbox.Key]bool{key(1, 0): true, key(1, 1): true, key(1, 2): true, key(2, 0): false} {
+		s.equal(fmt.Sprint(k, " is hidden"), hidden(k), want)
+	}
+	s.commit(inbox.Batch{Privacy: []inbox.Privacy{hide(1, false)}})
+	s.equal("is hidden", hidden(key(1, 0)), false)
 }
 
 func (s *suite) bigBatch() {

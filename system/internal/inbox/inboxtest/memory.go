@@ -28,6 +28,7 @@ type Memory struct {
 	rows        map[uint64]inbox.Row
 	bodies      map[uint64]*inbox.Body
 	marks       map[markKey]storedMark
+	hidden      map[uint64]bool
 }
 
 type markKey struct {
@@ -43,7 +44,7 @@ type storedMark struct {
 // NewMemory returns an empty store.
 func NewMemory() *Memory {
 	return &Memory{devices: map[inbox.Key]*inbox.DeviceState{}, rows: map[uint64]inbox.Row{},
-		bodies: map[uint64]*inbox.Body{}, marks: map[markKey]storedMark{}}
+		bodies: map[uint64]*inbox.Body{}, marks: map[markKey]storedMark{}, hidden: map[uint64]bool{}}
 }
 
 // Rows returns the rows of a device in order.
@@ -89,6 +90,7 @@ func (m *Memory) Load(_ context.Context, users []uint64) ([]inbox.DeviceState, e
 		for mk := range m.marks {
 			st.Receipts = st.Receipts || mk.Key == k
 		}
+		st.HideLastSeen = m.hidden[k.User]
 		out = append(out, st)
 	}
 	slices.SortFunc(out, func(a, b inbox.DeviceState) int {
@@ -188,6 +190,9 @@ func (m *Memory) write(b *inbox.Batch, res *inbox.Result) {
 		if d := m.devices[p.Key]; d != nil {
 			d.Pushed = p.Seq
 		}
+	}
+	for _, p := range b.Privacy {
+		m.hidden[p.User] = p.HideLastSeen
 	}
 	for _, t := range b.DeadTokens {
 		if d := m.devices[t.Key]; d != nil && d.Token == t.Token {
