@@ -53,13 +53,19 @@ func (c *conversation) reaches(k inbox.Key) bool {
 type phone struct {
 	key inbox.Key
 	socket
-	pipe      []inbox.Outbound
+	pipe      []piped
 	piped     uint64 // deliveries that came on this connection
 	base      uint64 // of them, those before the gateway opened the session (again)
 	processed uint64 // of them, those processed
 	inboxSeq  uint64
 	seen      map[wire.MessageID]bool
 	last      map[*conversation]uint64 // the newest seq
+}
+
+// piped is a frame on its way to a phone.
+type piped struct {
+	inbox.Outbound
+	base uint64 // of the phone, when the gateway had it
 }
 
 // socket is a connection of a phone as its gateway knows it.
@@ -271,7 +277,7 @@ func (x *model) process(p *phone, n int) {
 		}
 		switch {
 		case f.GetCurrent() != nil:
-			if got := f.GetCurrent().Delivered + p.base; got != p.processed && p.processed >= p.base {
+			if got := f.GetCurrent().Delivered + o.base; got != p.processed {
 				x.t.Fatalf("%v: current after %d deliveries, has %d", p.key, got, p.processed)
 			}
 		case f.GetDeliver() != nil:
@@ -420,7 +426,7 @@ func (x *model) frame(o inbox.Outbound, conn uint64) {
 		if p.conn != conn || x.gateway[p.at] != o.Gateway {
 			continue
 		}
-		p.pipe = append(p.pipe, o)
+		p.pipe = append(p.pipe, piped{o, p.base})
 		if o.Deliver {
 			p.piped++
 		}

@@ -41,7 +41,10 @@ func TestStampsInRows(t *testing.T) {
 	})
 	// behind gets a page and does not acknowledge it.
 	turn(func(c *inbox.Core) { c.Append(&inbox.Item{Msg: message(0, 1, nil), Users: []uint64{behind}}) })
-	turn(func(c *inbox.Core) { c.Open(1, 10, live, 0, 0); c.Open(1, 30, behind, 0, 0) })
+	open := func(conn, user uint64) func(*inbox.Core) {
+		return func(c *inbox.Core) { c.Open(1, &rpc.SessionOpen{Conn: conn, User: user}) }
+	}
+	turn(func(c *inbox.Core) { open(10, live)(c); open(30, behind)(c) })
 	for i, group := range []uint64{0, 77} {
 		seq := uint64(i + 2)
 		plain := message(group, seq, nil)
