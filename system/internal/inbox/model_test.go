@@ -26,6 +26,7 @@ import (
 const (
 	modelUsers    = 3
 	modelGateways = 2
+	modelInFlight = 3
 )
 
 // conversation is a sender's ordered path to users.
@@ -141,7 +142,7 @@ func (x *model) stored(p *modelPush) bool {
 }
 
 func newModel(t *rapid.T) *model {
-	lim := inbox.Limits{InFlight: 3, PageRows: 2, PageBytes: 800, Users: 2, AckTimeout: 2 * time.Second}
+	lim := inbox.Limits{InFlight: modelInFlight, PageRows: 2, PageBytes: 800, Users: 2, AckTimeout: 2 * time.Second}
 	x := &model{t: t, m: newMachine(lim), epochs: map[uint64]uint64{}}
 	for i := range x.gateway {
 		x.nextGW++
@@ -438,9 +439,14 @@ func (x *model) frame(o inbox.Outbound, conn uint64) {
 
 // currentMeansEmpty: a device may be told that it is live only when its inbox
 // holds nothing that it has not got on this connection already (a direct
-// message that became live in the same turn, a deletion that waits).
+// message that became live in the same turn, a deletion that waits). It may have
+// fallen behind again by the end of the turn.
 func (x *model) currentMeansEmpty(p *phone) {
+	before := p.piped
 	x.after = append(x.after, func() {
+		if p.piped-before >= modelInFlight {
+			return
+		}
 		sent := map[wire.MessageID]bool{}
 		for _, o := range p.pipe {
 			f := new(wire.Frame)
