@@ -50,7 +50,7 @@ func TestLedgersMakeRoom(t *testing.T) {
 
 	// The first sender comes back: what it has sent is read from the store.
 	eff := turn([]uint64{1}, func(c *inbox.Core) {
-		c.Open(1, 1, 1, 0, 0)
+		c.Open(1, &rpc.SessionOpen{Conn: 1, User: 1})
 		c.Query(1, 1, 1, &wire.ReceiptsRequest{RequestId: 5, Group: group})
 	})
 	if got := listed(t, eff); len(got) != 1 || got[0].Peer != 100 || got[0].DeliveredSeq != 1 {
@@ -63,7 +63,7 @@ func TestLedgersMakeRoom(t *testing.T) {
 
 	// Live senders keep theirs; then there is no room for another one.
 	for u := uint64(2); u <= senders; u++ {
-		turn([]uint64{u}, func(c *inbox.Core) { c.Open(1, u, u, 0, 0) })
+		turn([]uint64{u}, func(c *inbox.Core) { c.Open(1, &rpc.SessionOpen{Conn: u, User: u}) })
 	}
 	m.core.TakeStats()
 	for u := uint64(1); u <= senders; u++ {
@@ -103,7 +103,7 @@ func TestQueriesOfASessionAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	eff, _, err := m.turn([]uint64{1}, false, func(c *inbox.Core) {
-		c.Open(1, 1, 1, 0, 0)
+		c.Open(1, &rpc.SessionOpen{Conn: 1, User: 1})
 		for range 20 {
 			c.Query(1, 1, 1, &wire.ReceiptsRequest{RequestId: 5, Group: 9})
 		}
