@@ -8,6 +8,9 @@ import (
 const (
 	// makeRoomTries bounds the ledgers looked at to make room for another.
 	makeRoomTries = 16
+	// saveMost bounds the ledgers written at a time: when a gateway is lost,
+	// thousands of senders are away at once, and nobody waits for this.
+	saveMost = 1000
 	// maxQueries bounds the requests of a session that wait until it is live.
 	maxQueries = 8
 )
@@ -194,12 +197,12 @@ func (c *Core) dropMark(key Key, b *receiptBox, k markKey) {
 // saveLedgers writes those that have changed and whose devices are not live;
 // with all, of the others too.
 func (c *Core) saveLedgers(all bool) {
-	kept := c.dirty[:0]
+	kept, most := c.dirty[:0], len(c.batch.Marks)+saveMost
 	for _, l := range c.dirty {
 		if !l.dirty {
 			continue
 		}
-		if !all && c.isLive(l.key.Key) || c.shadows(l) {
+		if !all && (c.isLive(l.key.Key) || len(c.batch.Marks) >= most) || c.shadows(l) {
 			kept = append(kept, l)
 			continue
 		}

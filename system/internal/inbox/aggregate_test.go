@@ -1,6 +1,7 @@
 package inbox_test
 
 import (
+	"slices"
 	"testing"
 
 	"throng/system/internal/inbox"
@@ -118,5 +119,37 @@ func TestQueriesOfASessionAreBounded(t *testing.T) {
 	eff, _, err = m.turn(nil, false, func(c *inbox.Core) { c.Ack(1, 1, 1, 1) })
 	if err != nil || len(eff.Frames) != 9 {
 		t.Fatalf("%d frames, want Current and 8 lists: %v", len(eff.Frames), err)
+	}
+}
+
+// TestManyLedgersAreWrittenInParts: when thousands of senders are away at once,
+// what they have sent is written in several transactions, and all of it.
+func TestManyLedgersAreWrittenInParts(t *testing.T) {
+	m := newMachine(inbox.Limits{})
+	const senders = 2500
+	provision(m, senders)
+	for u := uint64(1); u < senders; u++ {
+		if _, _, err := m.turn([]uint64{u}, false, func(c *inbox.Core) {
+			it := item(9, inbox.Key{User: u}, 1, "x", u)
+			it.Recipients = 2
+			c.Append(it)
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var parts []int
+	for range 4 {
+		_, batches, err := m.turn(nil, false, func(c *inbox.Core) { c.SaveReceipts(false) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for _, b := range batches {
+			n += len(b.Marks)
+		}
+		parts = append(parts, n)
+	}
+	if want := []int{1000, 1000, 499, 0}; !slices.Equal(parts, want) {
+		t.Fatalf("written in parts of %v, want %v", parts, want)
 	}
 }
