@@ -166,7 +166,8 @@ func (b *Breakdown) answer(kind string) string {
 		name, _ := stageName(s.Name)
 		parts = append(parts, fmt.Sprintf("%s %s (%s)", name, ms(rise), percent(math.Round(float64(rise/more)*100)/100)))
 	}
-	return fmt.Sprintf("A %s message at p99 took %s, which is %s more than one at the median: %s.", kind, ms(b.Total.P99Ms), ms(more), strings.Join(parts, ", "))
+	return fmt.Sprintf("%s messages around p99 took %s in the mean, %s more than those around the median: %s.", strings.ToUpper(kind[:1])+kind[1:],
+		ms(b.Total.P99Ms), ms(more), strings.Join(parts, ", "))
 }
 
 // StageAnswers are the answers of all kinds.

@@ -34,7 +34,7 @@ func Stacks(panels []Breakdown, alt string) *Figure {
 	f := &Figure{Name: "stages", Title: "Where did the p99 go?", Alt: alt, height: 0.3,
 		Subtitle: "Milliseconds in each stage, in the order of the way: means of the deliveries around the median, and around p99."}
 	for _, pn := range panels {
-		f.height += 0.2 + 0.08*float64(len(pn.Bars))
+		f.height += 0.2 + 0.1*float64(len(pn.Bars))
 	}
 	if len(panels) > 0 {
 		f.keys = []key{{"client, before it writes", Pale, markBox}, {"between client and gateway", Sky, markBox}, {"gateway and its hop", Blue, markBox},
