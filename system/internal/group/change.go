@@ -40,13 +40,17 @@ func (s *Service) change(ctx context.Context, req *wire.MembershipChange) (*wire
 	// Listen before the change can be in the log.
 	w := s.relay.listen(req.Group)
 	defer s.relay.leave(w)
+	var made change
 	version, changed, err := s.cfg.Store.Change(ctx, req.Group, req.Add, req.Remove, MaxMembers,
 		func(version uint64, add, remove []uint64) ([]byte, error) {
+			made = change{req.Group, version}
+			s.relay.made(made)
 			return (&rpc.GroupRecord{Kind: &rpc.GroupRecord_Membership{Membership: &rpc.Membership{
 				Group: req.Group, Version: version, Add: add, Remove: remove,
 			}}}).MarshalVT()
 		})
 	if err != nil {
+		s.relay.first(made) // it may be stored all the same: nothing is known of it
 		return nil, fmt.Errorf("group %d: change: %w", req.Group, err)
 	}
 	if changed {

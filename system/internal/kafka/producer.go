@@ -34,6 +34,9 @@ type ProducerConfig struct {
 	// Deadline bounds the attempts at one batch; default 5 s. A batch is tried
 	// again, in its place, on errors that may pass.
 	Deadline time.Duration
+	// Once has each batch tried once: for callers to whom it matters whether a
+	// record that is acknowledged can be in the log twice.
+	Once bool
 	// QueueLimit bounds the records waiting in each partition; default 16,384.
 	QueueLimit int
 	Log        *slog.Logger
@@ -229,6 +232,9 @@ func (p *Producer) send(partition int, batch []pending) (int64, error) {
 		base, err := p.attempt(ctx, partition, batch)
 		if err == nil {
 			return base, nil
+		}
+		if p.cfg.Once {
+			return 0, err
 		}
 		var kerr kafkago.Error
 		if errors.As(err, &kerr) && !kerr.Temporary() {
