@@ -282,5 +282,5 @@ func (t *topicChecked) Ready() error {
 	return t.runner.Ready()
 }
 
-// openTimeout bounds the opening of a database.
-const openTimeout = 10 * time.Second
+// openTimeout bounds the opening of a database, its migrations included.
+const openTimeout = 30 * time.Second

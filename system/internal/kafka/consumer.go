@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,9 +23,10 @@ type ConsumerConfig struct {
 	Topic   string
 	Group   string // consumer group
 	// ClientID names this consumer among those of the group, the same after a
-	// restart. When it starts it removes members of that name from the group:
-	// they are what is left of it when it was killed, and the group would wait
-	// for them until their session times out. Empty: it removes nobody.
+	// restart. Before it joins it removes members of that name from the group:
+	// they are what is left of it when it was killed, or when the coordinator
+	// was, and the group would wait for them until their session times out.
+	// Empty: it removes nobody.
 	ClientID string
 
 	SessionTimeout time.Duration // default 6 s, the least that brokers take
@@ -98,12 +100,42 @@ func (c *Consumer) Run(ctx context.Context, handle func(ctx context.Context, p *
 	if !c.waitForTopic(ctx, cl) {
 		return nil
 	}
+	var loops sync.WaitGroup // a generation that ended early does not wait for loops started late
+	defer loops.Wait()
+	brokers := slices.Clone(c.cfg.Brokers)
+	wait, failing := backoff{}, false
+	for {
+		joined, err := c.member(ctx, brokers, cl, &loops, handle)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if joined {
+			wait.reset()
+		}
+		if joined || !failing {
+			c.cfg.Log.Warn("out of the consumer group, will go on trying", "group", c.cfg.Group, "err", err)
+			failing = true
+		}
+		if !wait.sleep(ctx) {
+			return nil
+		}
+		brokers = append(brokers[1:], brokers[0]) // the first may be the one that is away
+	}
+}
+
+// member is in the group as one member until ctx is done or the group cannot be
+// asked any more, as when its coordinator dies. It returns whether it had
+// joined. The next member begins by removing this one: it may have been unable
+// to say good-bye, and the group would wait for it.
+func (c *Consumer) member(ctx context.Context, brokers []string, cl *kafkago.Client, loops *sync.WaitGroup,
+	handle func(ctx context.Context, p *Partition),
+) (joined bool, err error) {
 	if err := c.removePredecessor(ctx, cl); err != nil {
-		c.cfg.Log.Warn("what was left of a killed consumer may hold up the group until its session times out", "err", err)
+		return false, err
 	}
 	group, err := kafkago.NewConsumerGroup(kafkago.ConsumerGroupConfig{
-		ID: c.cfg.Group, Brokers: c.cfg.Brokers, Topics: []string{c.cfg.Topic},
-		Dialer:            &kafkago.Dialer{ClientID: c.cfg.ClientID, Timeout: 2 * time.Second},
+		ID: c.cfg.Group, Brokers: brokers, Topics: []string{c.cfg.Topic},
+		Dialer:            &kafkago.Dialer{ClientID: c.cfg.ClientID, Timeout: time.Second},
 		GroupBalancers:    []kafkago.GroupBalancer{kafkago.RangeGroupBalancer{}},
 		HeartbeatInterval: c.cfg.Heartbeat, SessionTimeout: c.cfg.SessionTimeout,
 		RebalanceTimeout: c.cfg.SessionTimeout, JoinGroupBackoff: 200 * time.Millisecond,
@@ -111,30 +143,19 @@ func (c *Consumer) Run(ctx context.Context, handle func(ctx context.Context, p *
 		WatchPartitionChanges: true, PartitionWatchInterval: 5 * time.Second,
 	})
 	if err != nil {
-		return fmt.Errorf("kafka: consumer group %s: %w", c.cfg.Group, err)
+		return false, fmt.Errorf("kafka: consumer group %s: %w", c.cfg.Group, err)
 	}
-	stop := context.AfterFunc(ctx, func() {
-		if err := group.Close(); err != nil {
-			c.cfg.Log.Warn("leaving the consumer group", "err", err)
-		}
-	})
-	defer func() {
-		if stop() {
-			_ = group.Close() // never fails; see kafka-go
-		}
-	}()
-	var loops sync.WaitGroup // a generation that ended early does not wait for loops started late
-	defer loops.Wait()
+	defer group.Close() // never fails, see kafka-go; waits for the last generation's end
 	for {
 		gen, err := group.Next(ctx)
 		switch {
-		case ctx.Err() != nil:
-			return group.Close() // waits for the last generation's end
+		case errors.Is(err, kafkago.RebalanceInProgress):
+			continue // it is still a member
 		case err != nil:
-			c.cfg.Log.Warn("joining the consumer group", "group", c.cfg.Group, "err", err)
-			continue
+			return joined, err
 		}
-		c.generation(gen, cl, &loops, handle)
+		joined = true
+		c.generation(gen, cl, loops, handle)
 	}
 }
 
@@ -160,18 +181,32 @@ func (c *Consumer) waitForTopic(ctx context.Context, cl *kafkago.Client) bool {
 
 // removePredecessor removes the members of this consumer's name from the group.
 // One that is alive all the same learns of it with its next heartbeat, can
-// commit nothing more, and joins again.
+// commit nothing more, and joins again. An error is worth another try; that it
+// is not allowed to is none.
 func (c *Consumer) removePredecessor(ctx context.Context, cl *kafkago.Client) error {
 	if c.cfg.ClientID == "" {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
+	err := c.removeMembers(ctx, cl)
+	var kerr kafkago.Error
+	if errors.As(err, &kerr) && !kerr.Temporary() {
+		c.cfg.Log.Warn("what was left of a killed consumer may hold up the group until its session times out", "err", err)
+		return nil
+	}
+	return err
+}
+
+func (c *Consumer) removeMembers(ctx context.Context, cl *kafkago.Client) error {
 	res, err := cl.DescribeGroups(ctx, &kafkago.DescribeGroupsRequest{GroupIDs: []string{c.cfg.Group}})
 	if err != nil {
 		return fmt.Errorf("kafka: describe group %s: %w", c.cfg.Group, err)
 	}
 	for _, g := range res.Groups {
+		if g.Error != nil {
+			return fmt.Errorf("kafka: describe group %s: %w", c.cfg.Group, g.Error)
+		}
 		for _, m := range g.Members {
 			if g.GroupID != c.cfg.Group || m.ClientID != c.cfg.ClientID {
 				continue
@@ -184,7 +219,7 @@ func (c *Consumer) removePredecessor(ctx context.Context, cl *kafkago.Client) er
 			if err != nil {
 				return fmt.Errorf("kafka: remove member %s from group %s: %w", m.MemberID, c.cfg.Group, err)
 			}
-			c.cfg.Log.Info("removed what was left of a killed consumer", "group", c.cfg.Group, "member", m.MemberID)
+			c.cfg.Log.Info("removed what was left of a consumer", "group", c.cfg.Group, "member", m.MemberID)
 		}
 	}
 	return nil
