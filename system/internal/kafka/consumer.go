@@ -139,7 +139,10 @@ func (c *Consumer) member(ctx context.Context, brokers []string, cl *kafkago.Cli
 		GroupBalancers:    []kafkago.GroupBalancer{kafkago.RangeGroupBalancer{}},
 		HeartbeatInterval: c.cfg.Heartbeat, SessionTimeout: c.cfg.SessionTimeout,
 		RebalanceTimeout: c.cfg.SessionTimeout, JoinGroupBackoff: 200 * time.Millisecond,
-		StartOffset: kafkago.FirstOffset, Timeout: 3 * time.Second,
+		StartOffset: kafkago.FirstOffset,
+		// A commit waits at the broker for up to 5 s when a replica has died, and
+		// giving it up would end the generation.
+		Timeout:               max(c.cfg.SessionTimeout, 6*time.Second),
 		WatchPartitionChanges: true, PartitionWatchInterval: 5 * time.Second,
 	})
 	if err != nil {
