@@ -131,7 +131,7 @@ func (m *maker) gateway() (runner, error) {
 }
 
 func (m *maker) message() (runner, error) {
-	producer, err := m.producer()
+	producer, err := m.producer(false)
 	if err != nil {
 		return nil, err
 	}
@@ -186,7 +186,7 @@ func (m *maker) group() (runner, error) {
 		return nil, err
 	}
 	m.closes(func() error { cache.Close(); return nil })
-	producer, err := m.producer()
+	producer, err := m.producer(true) // the outbox tries again
 	if err != nil {
 		return nil, err
 	}
@@ -248,9 +248,9 @@ func (m *maker) push() (runner, error) {
 func (m *maker) closes(f func() error) { m.made.close = append(m.made.close, f) }
 
 // producer opens a producer to the groups' topic, closed after the role.
-func (m *maker) producer() (*kafka.Producer, error) {
+func (m *maker) producer(once bool) (*kafka.Producer, error) {
 	p, err := kafka.NewProducer(kafka.ProducerConfig{
-		Brokers: m.Kafka.Brokers, Topic: m.Kafka.Topic, Layout: kafka.Layout(m.Kafka.Layout), Partitions: m.Kafka.Partitions,
+		Brokers: m.Kafka.Brokers, Topic: m.Kafka.Topic, Layout: kafka.Layout(m.Kafka.Layout), Partitions: m.Kafka.Partitions, Once: once,
 		Log: m.log, Metrics: m.reg,
 	})
 	if err != nil {
@@ -315,5 +315,5 @@ func (t *topicChecked) Ready() error {
 	return t.runner.Ready()
 }
 
-// openTimeout bounds the opening of a database.
-const openTimeout = 10 * time.Second
+// openTimeout bounds the opening of a database, its migrations included.
+const openTimeout = 30 * time.Second

@@ -53,8 +53,8 @@ func wait[T any](t *testing.T, c <-chan T, what string) T {
 	select {
 	case v := <-c:
 		return v
-	case <-time.After(5 * time.Second):
-		t.Fatalf("no %s within 5 s", what)
+	case <-time.After(20 * time.Second):
+		t.Fatalf("no %s within 20 s", what)
 		panic("unreachable")
 	}
 }

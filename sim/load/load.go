@@ -14,6 +14,7 @@ package load
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -70,7 +71,7 @@ type Offers struct {
 	Pushes bool
 }
 
-// Config of an engine. All fields but Log and Progress are required.
+// Config of an engine. All fields but TLS, Log and Progress are required.
 type Config struct {
 	Spec       *scenario.Spec
 	Population *population.Population
@@ -78,6 +79,7 @@ type Config struct {
 	Target     Target
 	History    *history.Writer
 	Start      time.Time      // run time zero
+	TLS        *tls.Config    // for gateways at wss://; nil: the system's certificates
 	Log        *slog.Logger   // nil: nothing is logged
 	Progress   func(Progress) // called about once a second
 }
@@ -132,6 +134,7 @@ type Engine struct {
 	pending       atomic.Int64 // devices to be proved
 	historyFailed atomic.Bool
 	pushes        pushCounts
+	feedEnded     atomic.Pointer[error]
 
 	readers sync.WaitGroup // one for each connection's reader and each login
 }
@@ -149,6 +152,7 @@ func New(cfg Config) (*Engine, error) {
 	}
 	e := &Engine{cfg: cfg, spec: cfg.Spec, sched: cfg.Schedule, target: cfg.Target, offers: cfg.Target.Offers(), log: cfg.Log,
 		gates: cfg.Target.Gateways(), start: cfg.Start, nonce: uint32(cfg.Start.UnixNano())}
+	e.dialer.TLS = cfg.TLS
 	e.audit = audit.New(audit.Config{Gated: gatedPhases(cfg.Schedule), Devices: cfg.Population.Devices, Sampled: cfg.Spec.ProofSample})
 	e.rec = metrics.NewRecorder(0)
 	e.kinds = registerKinds(e.rec)
@@ -186,6 +190,8 @@ type Outcome struct {
 	Phases      []history.Phase
 	Audit       history.Audit
 	Interrupted bool
+	// FeedEnded is why the feed of pushes ended before the run did; nil: it did not.
+	FeedEnded error
 }
 
 // Run provisions the target, plays the schedule, lets the system settle and
@@ -235,6 +241,9 @@ func (e *Engine) Run(ctx, hard context.Context) (*Outcome, error) {
 	out.Phases = append(out.Phases, e.endPhase(phase))
 	out.Audit = e.audit.Report()
 	out.Audit.Push = e.pushAudit()
+	if err := e.feedEnded.Load(); err != nil {
+		out.FeedEnded = *err
+	}
 	if hard.Err() != nil {
 		out.Interrupted = true
 	}

@@ -55,6 +55,7 @@ func (e *Engine) watchPushes(ctx context.Context) {
 	})
 	if err != nil && ctx.Err() == nil {
 		e.event("warning", fmt.Sprintf("the feed of pushes ended: %v", err))
+		e.feedEnded.Store(&err)
 	}
 }
 

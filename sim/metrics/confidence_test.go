@@ -11,6 +11,16 @@ import (
 	"throng/sim/history"
 )
 
+// computes marks a test that only computes, in one goroutine: it has nothing for
+// the race detector, under which it takes ten times as long (make test-race is
+// -short).
+func computes(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("short")
+	}
+}
+
 func near(a, b, tolerance float64) bool { return math.Abs(a-b) <= tolerance }
 
 func TestMeanOfBlocks(t *testing.T) {
@@ -122,6 +132,7 @@ func TestEnough(t *testing.T) {
 }
 
 func TestQuantileByBlocks(t *testing.T) {
+	computes(t)
 	// Blocks alike: no spread.
 	same := []*hdrhistogram.Histogram{}
 	for range 10 {
@@ -162,6 +173,7 @@ func TestQuantileByBlocks(t *testing.T) {
 
 // The interval must cover the true quantile about as often as it says.
 func TestQuantileCoverage(t *testing.T) {
+	computes(t)
 	rng := rand.New(rand.NewPCG(5, 6))
 	const trials = 60
 	order, blocks := 0, 0

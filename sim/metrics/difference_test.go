@@ -26,6 +26,7 @@ func runOf(rng *rand.Rand, median float64, n int) []*hdrhistogram.Histogram {
 }
 
 func TestQuantileDifference(t *testing.T) {
+	computes(t)
 	rng := rand.New(rand.NewPCG(1, 2))
 	const runs = 100
 	falseAlarms, found, covered := 0, 0, 0
@@ -49,6 +50,7 @@ func TestQuantileDifference(t *testing.T) {
 }
 
 func TestDifferenceNeedsEnough(t *testing.T) {
+	computes(t)
 	rng := rand.New(rand.NewPCG(1, 2))
 	a, b := runOf(rng, 2000, 300), runOf(rng, 9000, 300)
 	if d := QuantileDifference(a, b, 0.999, 0.95, 100, rng); d.Shown || !math.IsNaN(d.Value) || math.IsNaN(d.A) {
@@ -63,6 +65,7 @@ func TestDifferenceNeedsEnough(t *testing.T) {
 }
 
 func TestRatioDifference(t *testing.T) {
+	computes(t)
 	rng := rand.New(rand.NewPCG(3, 4))
 	costs := func(us float64, n int) (r Ratios) {
 		for range n {

@@ -188,7 +188,7 @@ func TestRedisExpiresKeys(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- infra.RunRedis(ctx, addr) }() // waits for the port
 	ln.Close()
-	eventually(t, 5*time.Second, "redis answers", func() bool { return ProbeRedis(ctx, addr) == nil })
+	eventually(t, 20*time.Second, "redis answers", func() bool { return ProbeRedis(ctx, addr) == nil })
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
@@ -211,7 +211,7 @@ func TestRedisExpiresKeys(t *testing.T) {
 		}
 		return string(buf[:n])
 	}
-	ask("SET lease 1 PX 500")
+	ask("SET lease 1 PX 2000")
 	if got := ask("EXISTS lease"); got != ":1\r\n" {
 		t.Fatalf("lease: %q", got)
 	}

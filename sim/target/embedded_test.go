@@ -154,7 +154,7 @@ func login(t *testing.T, e *Embedded, gateway int, user uint64) (*client.Conn, *
 	}
 	t.Cleanup(func() {
 		c.Abort()
-		eventually(t, 5*time.Second, "the connection ends", func() bool {
+		eventually(t, 20*time.Second, "the connection ends", func() bool {
 			b.mu.Lock()
 			defer b.mu.Unlock()
 			return b.closed

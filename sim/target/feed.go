@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"net/http"
 	"time"
 
 	"throng/sim/target/provider"
@@ -12,17 +13,17 @@ import (
 
 // Pushes reads the provider's feed; see ReadPushes.
 func (e *Embedded) Pushes(ctx context.Context, f func(Push)) error {
-	return ReadPushes(ctx, e.sys.Provider.URL, f)
+	return ReadPushes(ctx, nil, e.sys.Provider.URL, f)
 }
 
-// ReadPushes reads the feed of the provider at url. It returns nil when ctx is done. That f was
-// too slow for what came, or a line made no sense, is an error: evidence is
-// missing then.
-func ReadPushes(ctx context.Context, url string, f func(Push)) error {
+// ReadPushes reads the feed of the provider at url with c; nil: with a client
+// of its own. It returns nil when ctx is done. That f was too slow for what came, or
+// a line made no sense, is an error: evidence is missing then.
+func ReadPushes(ctx context.Context, c *http.Client, url string, f func(Push)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var broken error
-	err := provider.ReadFeed(ctx, url, nil, func(line provider.Push) {
+	err := provider.ReadFeed(ctx, c, url, nil, func(line provider.Push) {
 		if broken != nil {
 			return
 		}

@@ -8,6 +8,7 @@ import (
 
 // The schedule of another generation is the same people doing the same.
 func TestScheduleOfAnotherGeneration(t *testing.T) {
+	computes(t)
 	spec := load(t, "smoke")
 	a := build(t, spec)
 	b, err := Build(spec, population.New(spec.Seed, spec.Resolved().Users, spec.Preset).Generation(77))

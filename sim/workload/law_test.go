@@ -10,6 +10,16 @@ import (
 	"throng/sim/scenario"
 )
 
+// computes marks a test that only computes, in one goroutine: it has nothing for
+// the race detector, under which it takes ten times as long (make test-race is
+// -short).
+func computes(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("short")
+	}
+}
+
 // within fails the test when got is not within the relative tolerance of want.
 func within(t *testing.T, what string, got, want, tolerance float64) {
 	t.Helper()
@@ -20,6 +30,7 @@ func within(t *testing.T, what string, got, want, tolerance float64) {
 
 // The published summary of the mixture (WORKLOAD.md section 2a).
 func TestGapsHaveThePublishedQuantiles(t *testing.T) {
+	computes(t)
 	law := newGapLaw((&scenario.Spec{}).GapBranches())
 	s := population.NewStream(1, 1, 0, 0)
 	gaps := make([]float64, 1_000_000)
@@ -44,6 +55,7 @@ func TestGapsHaveThePublishedQuantiles(t *testing.T) {
 // The time to the first message is the equilibrium law: P(T <= t) is the
 // integral of P(gap > x) up to t over the mean, here by the trapezium rule.
 func TestResidualIsTheEquilibriumLaw(t *testing.T) {
+	computes(t)
 	branches := (&scenario.Spec{}).GapBranches()
 	law := newGapLaw(branches)
 	over := func(x float64) float64 { // P(gap > x)
@@ -83,6 +95,7 @@ func TestResidualIsTheEquilibriumLaw(t *testing.T) {
 }
 
 func TestRankShares(t *testing.T) {
+	computes(t)
 	const n = 200_000
 	for _, c := range []struct {
 		size   int

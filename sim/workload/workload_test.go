@@ -39,6 +39,7 @@ type suite struct {
 }
 
 func TestGroupsPeak(t *testing.T) {
+	computes(t)
 	spec := load(t, "groups_peak")
 	x := suite{spec, build(t, spec)}
 	t.Logf("%+v", x.s.Stats)
@@ -69,6 +70,7 @@ func hash(s *Schedule) string {
 // The golden value holds on every machine and architecture: a change of it
 // means that runs before and after it are not of the same schedule.
 func TestScheduleIsTheSameEverywhere(t *testing.T) {
+	computes(t)
 	spec, err := scenario.Parse("golden", []byte("name: golden\nquestion: is it the same everywhere?\nscale: 1/50000\nseed: 3\nphases: {spike: 5s}\nmembership: {removals_per_s: 0.2, additions_per_s: 0.2}\nextra: [{name: big, group_size: 300, sends: 5}]\n"))
 	if err != nil {
 		t.Fatal(err)
@@ -160,6 +162,7 @@ func (x suite) fanOut(t *testing.T) {
 
 // Fan-out holds for any seed, not just the committed one.
 func TestFanOutOfManySeeds(t *testing.T) {
+	computes(t)
 	for seed := range uint64(5) {
 		scale := 1.0 / 20_000
 		spec, err := load(t, "groups_peak").WithOverrides(&scale, nil, &seed)
@@ -521,6 +524,7 @@ func (x suite) typing(t *testing.T) {
 
 // Every scenario of the project has a schedule, with nothing to complain of.
 func TestScenariosBuild(t *testing.T) {
+	computes(t)
 	for _, name := range []string{"groups_peak", "smoke", "direct_steady"} {
 		s := build(t, load(t, name))
 		for _, w := range s.Stats.Warnings {
@@ -540,6 +544,7 @@ func TestScenariosBuild(t *testing.T) {
 
 // smoke has enough deliveries, and membership changes to be caught by.
 func TestSmokeIsEnough(t *testing.T) {
+	computes(t)
 	spec := load(t, "smoke")
 	s := build(t, spec)
 	deliveries := 0

@@ -127,8 +127,14 @@ func TestExternal(t *testing.T) {
 	if !restarted || !measured || cpu <= 0 {
 		t.Errorf("message/0 restarted: %v, CPU %g s, known: %v", restarted, cpu, measured)
 	}
-	if code, _, said = outside(t, fmt.Sprintf(externalScenario, ""), file); code != exitPass {
-		t.Errorf("second run: exit code %d\n%s", code, said)
+	// A second run, with users of its own, and a feed of pushes that is none.
+	deaf := strings.Replace(file, "pushes_url: "+tgt.Config().Provider.URL, "pushes_url: http://"+tgt.Config().Groups[0].HTTP, 1)
+	code, dir, said = outside(t, fmt.Sprintf(externalScenario, ""), deaf)
+	if res, err = report.Read(dir); err != nil {
+		t.Fatal(err)
+	}
+	if code != exitInconclusive || len(res.Reasons) != 1 || !strings.Contains(res.Reasons[0], "the feed of accepted pushes ended before the run") || res.Audit.Proved < 300 {
+		t.Errorf("second run: exit code %d, reasons %q\n%s", code, res.Reasons, said)
 	}
 }
 

@@ -282,14 +282,21 @@ func (r *runner) run() error {
 		return &codedError{exitUnavailable, fmt.Errorf("the target did not start: %w", err)}
 	}
 	r.manifest.Roles = r.target.Roles()
-	engine, err := load.New(load.Config{Spec: r.spec, Population: r.pop, Schedule: r.sched,
-		Target: engineTarget{r.target}, History: r.writer, Start: r.start, Progress: r.progress.update})
+	cfg := load.Config{Spec: r.spec, Population: r.pop, Schedule: r.sched,
+		Target: engineTarget{r.target}, History: r.writer, Start: r.start, Progress: r.progress.update}
+	if x, ok := r.target.(*external.Target); ok {
+		cfg.TLS = x.TLS()
+	}
+	engine, err := load.New(cfg)
 	if err != nil {
 		return &codedError{exitInternal, err}
 	}
 	out, err := engine.Run(r.soft, r.hard)
 	if out != nil {
 		r.manifest.Phases, r.manifest.Interrupted = out.Phases, out.Interrupted
+		if out.FeedEnded != nil {
+			r.manifest.Missing = append(r.manifest.Missing, history.Missing{Needs: "push audit", Text: "the feed of accepted pushes ended before the run: " + out.FeedEnded.Error()})
+		}
 		if err := r.writer.Audit(&out.Audit); err != nil {
 			r.progress.line("audit: %v", err)
 		}

@@ -107,7 +107,7 @@ func (t *Attached) ChangeMembers(ctx context.Context, change *wire.MembershipCha
 
 // Pushes reads the provider's feed.
 func (t *Attached) Pushes(ctx context.Context, f func(target.Push)) error {
-	return target.ReadPushes(ctx, t.a.Provider, f)
+	return target.ReadPushes(ctx, nil, t.a.Provider, f)
 }
 
 // Kill ends a container with SIGKILL.

@@ -39,5 +39,5 @@ func (d *Deployment) ChangeMembers(ctx context.Context, change *wire.MembershipC
 
 // Pushes reads the provider's feed.
 func (d *Deployment) Pushes(ctx context.Context, f func(target.Push)) error {
-	return target.ReadPushes(ctx, "http://"+d.Address(RoleProvider, 0, portMain), f)
+	return target.ReadPushes(ctx, nil, "http://"+d.Address(RoleProvider, 0, portMain), f)
 }

@@ -10,6 +10,7 @@ package external
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -64,7 +65,17 @@ var _ target.Target = (*Target)(nil)
 
 // New returns the deployment of f. Nothing is connected before Start.
 func New(f *File) *Target {
-	return &Target{f: f, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 4}}, starts: map[int]incarnation{}}
+	t := &Target{f: f, starts: map[int]incarnation{}}
+	t.http = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 4, TLSClientConfig: t.TLS()}}
+	return t
+}
+
+// TLS returns how wss:// and https:// are connected; nil: as the system does.
+func (t *Target) TLS() *tls.Config {
+	if t.f.CA == nil {
+		return nil
+	}
+	return &tls.Config{RootCAs: t.f.CA, MinVersion: tls.VersionTLS12}
 }
 
 // Name returns "external".
@@ -132,7 +143,7 @@ func (t *Target) Start(ctx context.Context, progress func(string)) error {
 			return
 		}
 		g.Go(func() error {
-			if err := connects(ctx, address); err != nil {
+			if err := t.connects(ctx, address); err != nil {
 				return fmt.Errorf("external: %s of %s, %s, does not answer: %w", field, t.f.Path, address, err)
 			}
 			return nil
@@ -163,8 +174,9 @@ func (t *Target) Start(ctx context.Context, progress func(string)) error {
 	return g.Wait()
 }
 
-// connects opens a connection to the host of a URL and closes it again.
-func connects(ctx context.Context, address string) error {
+// connects opens a connection to the host of a URL, with its certificate where
+// it has one, and closes it again.
+func (t *Target) connects(ctx context.Context, address string) error {
 	u, err := url.Parse(address)
 	if err != nil {
 		return err
@@ -176,7 +188,12 @@ func connects(ctx context.Context, address string) error {
 	if port == "" {
 		port = "443"
 	}
-	var d net.Dialer
+	var d interface {
+		DialContext(ctx context.Context, network, addr string) (net.Conn, error)
+	} = &net.Dialer{}
+	if u.Scheme == "wss" || u.Scheme == "https" {
+		d = &tls.Dialer{Config: t.TLS()}
+	}
 	conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
 	if err != nil {
 		return err
@@ -240,7 +257,7 @@ func (t *Target) Pushes(ctx context.Context, f func(target.Push)) error {
 	if t.f.PushesURL == "" {
 		return t.undeclared("pushes_url")
 	}
-	return target.ReadPushes(ctx, t.f.PushesURL, f)
+	return target.ReadPushes(ctx, t.http, t.f.PushesURL, f)
 }
 
 // Kill runs the instance's kill command.

@@ -1,6 +1,8 @@
 package external
 
 import (
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"net/netip"
 	"net/url"
@@ -23,6 +25,7 @@ type File struct {
 	Path         string
 	Name         string
 	Gateways     []string          // ws://host:port or wss://host:port
+	CA           *x509.CertPool    // for wss:// and https://; nil: the system's
 	AllowLoad    bool              // hosts of other machines may be loaded
 	MaxSendsPerS float64           // of any phase
 	Versions     map[string]string // of components, as declared
@@ -99,6 +102,7 @@ func (r *reader) fields(f *File) []field {
 		{"allow_load", "true or false", flag(&f.AllowLoad)},
 		{"max_sends_per_s", "a number above 0", number(&f.MaxSendsPerS)},
 		{"versions", "a mapping of component: version", r.texts(f.Versions)},
+		{"ca_file", "a PEM file with the certificates that sign those of wss:// and https://", r.fromFile(func(s string) error { return setCA(f, s) })},
 		{"key", "the signing key, in base64, of at least 32 bytes", r.secret(func(s string) error { return setKey(f, s) })},
 		{"key_env", "the name of an environment variable that holds the signing key", r.fromEnv(func(s string) error { return setKey(f, s) })},
 		{"key_file", "a file that holds the signing key, in base64", r.fromFile(func(s string) error { return setKey(f, s) })},
@@ -148,6 +152,14 @@ func isURL(schemes ...string) func(string) bool {
 func setKey(f *File, s string) (err error) {
 	f.Key, err = wire.ParseKey(strings.TrimSpace(s))
 	return err
+}
+
+func setCA(f *File, s string) error {
+	f.CA = x509.NewCertPool()
+	if !f.CA.AppendCertsFromPEM([]byte(s)) {
+		return errors.New("it has no certificate in PEM")
+	}
+	return nil
 }
 
 func setTokens(f *File, s string) error {

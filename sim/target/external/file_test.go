@@ -137,6 +137,7 @@ func TestMistakes(t *testing.T) {
 		{"key file", "gateways: [\"ws://127.0.0.1:1\"]\nkey_file: nonesuch\n", `2:11: key_file: given "nonesuch": open`},
 		{"short key file", "gateways: [\"ws://127.0.0.1:1\"]\nkey_file: short\n", "needs 32"},
 		{"tokens", "gateways: [\"ws://127.0.0.1:1\"]\ntokens_file: bad-tokens\n", `line 1: device "zero" is no number`},
+		{"no certificate", ok + "ca_file: tokens\n", `3:10: ca_file: given "tokens": it has no certificate in PEM`},
 		{"admin", "gateways: [\"ws://127.0.0.1:1\"]\ntokens_file: tokens\nprovisioning_url: http://127.0.0.1:2\n", "no key to sign an administrator's token"},
 		{"both", ok + "provisioning_url: http://127.0.0.1:2\nprovisioned: true\n", "provisioned: given both"},
 		{"cpu", ok + "cpu: true\n", "3:1: cpu: given true without a metrics endpoint"},

@@ -81,18 +81,20 @@ func (p *Provider) feed(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
-// ReadFeed reads the feed of the provider at url and calls f for each line,
-// from this goroutine, until ctx is done (nil) or the feed breaks. Lines with
-// Lost are for f to judge. started is called when the feed is open: pushes
-// answered after that will come.
-func ReadFeed(ctx context.Context, url string, started func(), f func(Push)) error {
+// ReadFeed reads the feed of the provider at url, with c or, when it is nil, a
+// client of its own, and calls f for each line, from this goroutine, until ctx
+// is done (nil) or the feed breaks. Lines with Lost are for f to judge. started
+// is called when the feed is open: pushes answered after that will come.
+func ReadFeed(ctx context.Context, c *http.Client, url string, started func(), f func(Push)) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/feed", nil)
 	if err != nil {
 		return fmt.Errorf("provider feed: %w", err)
 	}
-	client := &http.Client{Transport: new(http.Transport)}
-	defer client.CloseIdleConnections()
-	resp, err := client.Do(req)
+	if c == nil {
+		c = &http.Client{Transport: new(http.Transport)}
+		defer c.CloseIdleConnections()
+	}
+	resp, err := c.Do(req)
 	if err != nil {
 		return fmt.Errorf("provider feed: %w", err)
 	}

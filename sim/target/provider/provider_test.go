@@ -168,7 +168,7 @@ func TestFeed(t *testing.T) {
 	got := make(chan Push, 10)
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if err := ReadFeed(ctx, s.url, func() { close(started) }, func(p Push) { got <- p }); err != nil {
+		if err := ReadFeed(ctx, nil, s.url, func() { close(started) }, func(p Push) { got <- p }); err != nil {
 			t.Error(err)
 		}
 	})

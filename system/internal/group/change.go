@@ -56,18 +56,23 @@ func (s *Service) edit(ctx context.Context, id uint64, by Request, decide func(*
 	w := s.relay.listen(id)
 	defer s.relay.leave(w)
 	var after *State
+	var made change
 	changed := false
 	err := s.cfg.Store.Update(ctx, id, by, func(before *State) (*Edit, error) {
+		s.relay.first(made) // of an attempt that was rolled back
 		after, changed = before, false
-		change, err := decide(before)
-		if err != nil || change == nil {
+		c, err := decide(before)
+		if err != nil || c == nil {
 			return nil, err
 		}
-		after, changed = complete(before, change), true
-		record, err := recordOf(id, change)
-		return &Edit{Change: change, Record: record}, err
+		after, changed = complete(before, c), true
+		made = change{id, c.Version}
+		s.relay.made(made)
+		record, err := recordOf(id, c)
+		return &Edit{Change: c, Record: record}, err
 	})
 	if err != nil {
+		s.relay.first(made) // it may be stored all the same: nothing is known of it
 		return nil, Position{}, fmt.Errorf("group %d: change: %w", id, err)
 	}
 	version := after.Version

@@ -29,6 +29,8 @@ type fakeLog struct {
 	mu   sync.Mutex
 	got  map[int][]*rpc.Membership
 	fail bool
+	// lose has the answer about the next record lost.
+	lose bool
 	// after, when set, runs when a record is in the log and before that is known.
 	after func()
 	wg    sync.WaitGroup
@@ -50,8 +52,13 @@ func (f *fakeLog) Produce(partition int, _ uint64, value []byte, done func(int64
 		}
 		offset := int64(len(f.got[partition]))
 		f.got[partition] = append(f.got[partition], rec.GetMembership())
-		after := f.after
+		after, lost := f.after, f.lose
+		f.lose = false
 		f.mu.Unlock()
+		if lost {
+			done(0, errAway)
+			return
+		}
 		if after != nil {
 			after()
 		}

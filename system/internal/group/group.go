@@ -99,8 +99,11 @@ type Edit struct {
 // Position is the place of a membership change in the log.
 type Position struct {
 	Group, Version uint64
-	Offset         int64
+	Offset         int64 // of the first copy; NoOffset where only the fan-out knows it
 }
+
+// NoOffset is the position of a change that is in the log at an unknown place.
+const NoOffset = -1
 
 // Pending is a change that may not be in the log yet.
 type Pending struct {
@@ -134,8 +137,8 @@ type Outbox interface {
 	// Pending returns up to limit changes that follow after (nil: from the
 	// start), each group's in order of version.
 	Pending(ctx context.Context, after *Pending, limit int) ([]Pending, error)
-	// Settle records the positions of changes, the least one seen of each, and
-	// takes them out of the outbox.
+	// Settle records the positions of changes, the least one seen of each and
+	// none for NoOffset, and takes them out of the outbox.
 	Settle(ctx context.Context, positions []Position) error
 }
 

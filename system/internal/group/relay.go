@@ -28,7 +28,11 @@ type relay struct {
 
 	mu        sync.Mutex
 	listeners map[uint64]map[*listener]struct{} // by group
+	untried   map[change]struct{}               // changes that cannot be in the log yet
 }
+
+// change names a change of a group's members.
+type change struct{ group, version uint64 }
 
 // listener waits for a version of a group to be in the log.
 type listener struct {
@@ -41,8 +45,26 @@ type listener struct {
 func newRelay(cfg Config, owns func(uint64) bool) *relay {
 	return &relay{
 		store: cfg.Store, producer: cfg.Producer, partitions: cfg.Partitions, owns: owns, log: cfg.Log,
-		wake: make(chan struct{}, 1), listeners: map[uint64]map[*listener]struct{}{},
+		wake: make(chan struct{}, 1), listeners: map[uint64]map[*listener]struct{}{}, untried: map[change]struct{}{},
 	}
+}
+
+// made says that a change is about to be stored for the first time: where its
+// first copy is in the log will be known without asking the fan-out.
+func (r *relay) made(c change) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.untried[c] = struct{}{}
+}
+
+// first reports whether no copy of the change can be in the log before the one
+// that is about to be produced. It does so once.
+func (r *relay) first(c change) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ok := r.untried[c]
+	delete(r.untried, c)
+	return ok
 }
 
 func (r *relay) wakeUp() {
@@ -167,7 +189,8 @@ func (r *relay) pass(ctx context.Context) (more bool, err error) {
 }
 
 // carry produces changes of different groups and settles those that are in
-// the log.
+// the log. A change that was produced before may be in the log twice, and the
+// first copy counts: then its position is what the fan-out says.
 func (r *relay) carry(ctx context.Context, batch []Pending) error {
 	if len(batch) == 0 {
 		return nil
@@ -180,7 +203,11 @@ func (r *relay) carry(ctx context.Context, batch []Pending) error {
 	var errs []error
 	expected := 0
 	for _, p := range batch {
+		first := r.first(change{p.Group, p.Version})
 		err := r.producer.Produce(placement.GroupPartition(p.Group, r.partitions), p.Group, p.Record, func(offset int64, err error) {
+			if !first {
+				offset = NoOffset
+			}
 			results <- result{Position{Group: p.Group, Version: p.Version, Offset: offset}, err}
 		})
 		if err != nil {
@@ -207,7 +234,9 @@ func (r *relay) carry(ctx context.Context, batch []Pending) error {
 			return errors.Join(append(errs, err)...)
 		}
 		for _, p := range settled {
-			r.tell(p)
+			if p.Offset != NoOffset {
+				r.tell(p)
+			}
 		}
 	}
 	return errors.Join(errs...)

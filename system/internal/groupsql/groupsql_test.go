@@ -232,6 +232,10 @@ func testOutbox(t *testing.T, s *Store) {
 	if n := len(pendingOf(t, s, a)); n != 2 {
 		t.Fatalf("%d of a in the outbox, want 2", n)
 	}
+	settle(group.Position{Group: a, Version: 4, Offset: group.NoOffset})
+	if n, v := len(pendingOf(t, s, a)), at(1000); n != 1 || v.At != 3 {
+		t.Fatalf("in the log at an unknown place: %d in the outbox, %+v", n, v)
+	}
 	settle(group.Position{Group: a, Version: 5, Offset: 50})
 	if v := at(49); !v.Known || v.CurrentOffset != 50 || v.At != 3 {
 		t.Fatalf("%+v", v)

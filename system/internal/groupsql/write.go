@@ -89,9 +89,11 @@ func (s *Store) Settle(ctx context.Context, positions []group.Position) error {
 	err := s.db.Tx(ctx, func(tx *sqlstore.Tx) error {
 		for _, p := range positions {
 			id, version := int64(p.Group), int64(p.Version)
-			if _, err := tx.Exec(ctx, `UPDATE chat_change SET log_offset = ?
+			if p.Offset != group.NoOffset {
+				if _, err := tx.Exec(ctx, `UPDATE chat_change SET log_offset = ?
 WHERE group_id = ? AND version = ? AND (log_offset IS NULL OR log_offset > ?)`, p.Offset, id, version, p.Offset); err != nil {
-				return err
+					return err
+				}
 			}
 			if _, err := tx.Exec(ctx, "DELETE FROM chat_outbox WHERE group_id = ? AND version = ?", id, version); err != nil {
 				return err

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -27,9 +28,10 @@ type ConsumerConfig struct {
 	Layout  Layout
 	Group   string // consumer group
 	// ClientID names this consumer among those of the group, the same after a
-	// restart. When it starts it removes members of that name from the group:
-	// they are what is left of it when it was killed, and the group would wait
-	// for them until their session times out. Empty: it removes nobody.
+	// restart. Before it joins it removes members of that name from the group:
+	// they are what is left of it when it was killed, or when the coordinator
+	// was, and the group would wait for them until their session times out.
+	// Empty: it removes nobody.
 	ClientID string
 
 	SessionTimeout time.Duration // default 6 s, the least that brokers take
@@ -117,93 +119,116 @@ func (c *Consumer) Run(ctx context.Context, handle func(ctx context.Context, p *
 		return err
 	}
 	defer transport.CloseIdleConnections()
-	topics := c.waitForTopics(ctx, cl, nil)
-	if ctx.Err() != nil {
-		return nil
-	}
-	if err := c.removePredecessor(ctx, cl); err != nil {
-		c.cfg.Log.Warn("what was left of a killed consumer may hold up the group until its session times out", "err", err)
-	}
 	c.idleSince.Store(time.Now().UnixNano())
+	topics := c.waitForTopics(ctx, cl, nil)
+	var loops sync.WaitGroup // a generation that ended early does not wait for loops started late
+	defer loops.Wait()
+	brokers := slices.Clone(c.cfg.Brokers)
+	wait, failing := backoff{}, false
 	for ctx.Err() == nil {
 		c.topics.Set(float64(len(topics)))
-		joined, cancel := context.WithCancel(ctx)
+		term, end := context.WithCancel(ctx)
 		var watch sync.WaitGroup
-		if next := topics; c.cfg.Layout == TopicPerGroup {
+		next := topics
+		if c.cfg.Layout == TopicPerGroup {
 			watch.Go(func() {
-				topics = c.waitForTopics(joined, cl, next)
-				cancel()
+				next = c.waitForTopics(term, cl, topics)
+				end()
 			})
 		}
-		err = c.member(joined, cl, topics, handle)
-		cancel()
+		joined, err := c.member(term, brokers, topics, cl, &loops, handle)
+		renewed := term.Err() != nil
+		end()
 		watch.Wait()
-		if err != nil {
-			return err
+		if topics = next; ctx.Err() != nil || renewed {
+			continue
 		}
+		if joined {
+			wait.reset()
+		}
+		if joined || !failing {
+			c.cfg.Log.Warn("out of the consumer group, will go on trying", "group", c.cfg.Group, "err", err)
+			failing = true
+		}
+		wait.sleep(ctx)
+		brokers = append(brokers[1:], brokers[0]) // the first may be the one that is away
 	}
 	return nil
 }
 
-// member is one membership of the consumer group, until ctx is done.
-func (c *Consumer) member(ctx context.Context, cl *kafkago.Client, topics []string, handle func(context.Context, *Partition)) error {
+// member is in the group as one member until ctx is done or the group cannot be
+// asked any more, as when its coordinator dies. It returns whether it had
+// joined. The next member begins by removing this one: it may have been unable
+// to say good-bye, and the group would wait for it.
+func (c *Consumer) member(ctx context.Context, brokers, topics []string, cl *kafkago.Client, loops *sync.WaitGroup,
+	handle func(ctx context.Context, p *Partition),
+) (joined bool, err error) {
+	if err := c.removePredecessor(ctx, cl); err != nil {
+		return false, err
+	}
 	group, err := kafkago.NewConsumerGroup(kafkago.ConsumerGroupConfig{
-		ID: c.cfg.Group, Brokers: c.cfg.Brokers, Topics: topics,
-		Dialer:            &kafkago.Dialer{ClientID: c.cfg.ClientID, Timeout: 2 * time.Second},
+		ID: c.cfg.Group, Brokers: brokers, Topics: topics,
+		Dialer:            &kafkago.Dialer{ClientID: c.cfg.ClientID, Timeout: time.Second},
 		GroupBalancers:    []kafkago.GroupBalancer{c.balancer()},
 		HeartbeatInterval: c.cfg.Heartbeat, SessionTimeout: c.cfg.SessionTimeout,
 		RebalanceTimeout: c.cfg.SessionTimeout, JoinGroupBackoff: 200 * time.Millisecond,
-		StartOffset: kafkago.FirstOffset, Timeout: 3 * time.Second,
+		StartOffset: kafkago.FirstOffset,
+		// A commit waits at the broker for up to 5 s when a replica has died, and
+		// giving it up would end the generation.
+		Timeout:               max(c.cfg.SessionTimeout, 6*time.Second),
 		WatchPartitionChanges: c.cfg.Layout != TopicPerGroup, PartitionWatchInterval: 5 * time.Second,
 	})
 	if err != nil {
-		return fmt.Errorf("kafka: consumer group %s: %w", c.cfg.Group, err)
+		return false, fmt.Errorf("kafka: consumer group %s: %w", c.cfg.Group, err)
 	}
-	stop := context.AfterFunc(ctx, func() {
-		if err := group.Close(); err != nil {
-			c.cfg.Log.Warn("leaving the consumer group", "err", err)
-		}
-	})
-	defer func() {
-		if stop() {
-			_ = group.Close() // never fails; see kafka-go
-		}
-	}()
-	var loops sync.WaitGroup // a generation that ended early does not wait for loops started late
-	defer loops.Wait()
+	defer group.Close() // never fails, see kafka-go; waits for the last generation's end
 	for {
 		gen, err := group.Next(ctx)
 		switch {
-		case ctx.Err() != nil:
-			return group.Close() // waits for the last generation's end
+		case errors.Is(err, kafkago.RebalanceInProgress):
+			continue // it is still a member
 		case err != nil:
-			c.cfg.Log.Warn("joining the consumer group", "group", c.cfg.Group, "err", err)
-			continue
+			return joined, err
 		}
+		joined = true
 		c.joins.Inc()
 		c.unassigned.Add(time.Since(time.Unix(0, c.idleSince.Load())).Seconds())
 		gen.Start(func(ctx context.Context) {
 			<-ctx.Done()
 			c.idleSince.Store(time.Now().UnixNano())
 		})
-		c.generation(gen, cl, &loops, handle)
+		c.generation(gen, cl, loops, handle)
 	}
 }
 
 // removePredecessor removes the members of this consumer's name from the group.
 // One that is alive all the same learns of it with its next heartbeat, can
-// commit nothing more, and joins again.
+// commit nothing more, and joins again. An error is worth another try; that it
+// is not allowed to is none.
 func (c *Consumer) removePredecessor(ctx context.Context, cl *kafkago.Client) error {
 	if c.cfg.ClientID == "" {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
+	err := c.removeMembers(ctx, cl)
+	var kerr kafkago.Error
+	if errors.As(err, &kerr) && !kerr.Temporary() {
+		c.cfg.Log.Warn("what was left of a killed consumer may hold up the group until its session times out", "err", err)
+		return nil
+	}
+	return err
+}
+
+func (c *Consumer) removeMembers(ctx context.Context, cl *kafkago.Client) error {
 	res, err := cl.DescribeGroups(ctx, &kafkago.DescribeGroupsRequest{GroupIDs: []string{c.cfg.Group}})
 	if err != nil {
 		return fmt.Errorf("kafka: describe group %s: %w", c.cfg.Group, err)
 	}
 	for _, g := range res.Groups {
+		if g.Error != nil {
+			return fmt.Errorf("kafka: describe group %s: %w", c.cfg.Group, g.Error)
+		}
 		for _, m := range g.Members {
 			if g.GroupID != c.cfg.Group || m.ClientID != c.cfg.ClientID {
 				continue
@@ -216,7 +241,7 @@ func (c *Consumer) removePredecessor(ctx context.Context, cl *kafkago.Client) er
 			if err != nil {
 				return fmt.Errorf("kafka: remove member %s from group %s: %w", m.MemberID, c.cfg.Group, err)
 			}
-			c.cfg.Log.Info("removed what was left of a killed consumer", "group", c.cfg.Group, "member", m.MemberID)
+			c.cfg.Log.Info("removed what was left of a consumer", "group", c.cfg.Group, "member", m.MemberID)
 		}
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -393,6 +394,101 @@ func TestQueueLimit(t *testing.T) {
 
 // TestRemovesItsPredecessor: a consumer that comes back after a kill does not
 // wait for the session of its former self to time out, and leaves others alone.
+// TestConsumerAfterItsCoordinator: a member that could not leave because nobody
+// coordinates the group does not hold it up when somebody does again.
+func TestConsumerAfterItsCoordinator(t *testing.T) {
+	cluster, brokers := broker(t, 1)
+	var away, asked atomic.Bool
+	cluster.Control(func(req kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		if !away.Load() {
+			return nil, nil, false
+		}
+		switch r := req.(type) {
+		case *kmsg.FindCoordinatorRequest:
+			asked.Store(true)
+			res := r.ResponseKind().(*kmsg.FindCoordinatorResponse)
+			res.ErrorCode = int16(kafkago.GroupCoordinatorNotAvailable)
+			return res, nil, true
+		case *kmsg.HeartbeatRequest:
+			res := r.ResponseKind().(*kmsg.HeartbeatResponse)
+			res.ErrorCode = int16(kafkago.NotCoordinatorForGroup)
+			return res, nil, true
+		}
+		return nil, nil, false
+	})
+	c, err := NewConsumer(ConsumerConfig{Brokers: brokers, Topic: topic, Group: "g", ClientID: "one",
+		SessionTimeout: 30 * time.Second, Heartbeat: 50 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	assigned, revoked := make(chan struct{}, 10), make(chan struct{}, 10)
+	wg.Go(func() {
+		if err := c.Run(ctx, func(ctx context.Context, _ *Partition) {
+			assigned <- struct{}{}
+			<-ctx.Done()
+			revoked <- struct{}{}
+		}); err != nil {
+			t.Error(err)
+		}
+	})
+	expect := func(ch chan struct{}, what string) {
+		t.Helper()
+		select {
+		case <-ch:
+		case <-time.After(10 * time.Second):
+			t.Fatal(what)
+		}
+	}
+	expect(assigned, "no partition was assigned")
+	away.Store(true)
+	expect(revoked, "it goes on without a coordinator")
+	for end := time.Now().Add(10 * time.Second); !asked.Load(); {
+		if time.Now().After(end) {
+			t.Fatal("it does not look for a coordinator")
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+	away.Store(false)
+	expect(assigned, "the group waits for the member that could not leave")
+}
+
+// TestOnce: a batch whose answer leaves it open is not tried again.
+func TestOnce(t *testing.T) {
+	cluster, brokers := broker(t, 1)
+	var timeouts []int32 // of kfake's goroutine, until the result is there
+	cluster.ControlKey(int16(kmsg.Produce), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		r := req.(*kmsg.ProduceRequest)
+		timeouts = append(timeouts, r.TimeoutMillis)
+		res := r.ResponseKind().(*kmsg.ProduceResponse)
+		for _, rt := range r.Topics {
+			st := kmsg.NewProduceResponseTopic()
+			st.Topic, st.TopicID = rt.Topic, rt.TopicID
+			sp := kmsg.NewProduceResponseTopicPartition()
+			sp.ErrorCode = int16(kafkago.RequestTimedOut)
+			st.Partitions = append(st.Partitions, sp)
+			res.Topics = append(res.Topics, st)
+		}
+		return res, nil, true
+	})
+	once := producer(t, brokers, 1, func(c *ProducerConfig) { c.Once = true })
+	if _, err := produce(t, once, 0, "x"); !errors.Is(err, kafkago.RequestTimedOut) || len(timeouts) != 1 {
+		t.Errorf("%v after %d attempts", err, len(timeouts))
+	}
+	if timeouts[0] < 4000 || timeouts[0] > 5000 {
+		t.Errorf("the broker waits for its replicas for %d ms, want half of the deadline", timeouts[0])
+	}
+	again := producer(t, brokers, 1, func(c *ProducerConfig) { c.Deadline = time.Second })
+	if _, err := produce(t, again, 0, "x"); !errors.Is(err, kafkago.RequestTimedOut) || len(timeouts) < 4 {
+		t.Errorf("%v after %d attempts: it is tried until the deadline", err, len(timeouts)-1)
+	}
+}
+
 func TestRemovesItsPredecessor(t *testing.T) {
 	conformance(t, 2, removesPredecessor)
 }

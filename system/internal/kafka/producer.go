@@ -32,9 +32,14 @@ type ProducerConfig struct {
 	Topic      string
 	Partitions int // in layout TopicPerGroup: queues, each with some of the groups
 	Layout     Layout
-	// Deadline bounds the attempts at one batch; default 5 s. A batch is tried
-	// again, in its place, on errors that may pass.
+	// Deadline bounds the attempts at one batch; default 10 s: a cluster notices
+	// within that time that a broker has died. A batch is tried again, in its
+	// place, on errors that may pass. An attempt waits for the replicas for half
+	// of what is left: each one that gives up has left a copy in the log.
 	Deadline time.Duration
+	// Once has each batch tried once: for callers to whom it matters whether a
+	// record that is acknowledged can be in the log twice.
+	Once bool
 	// QueueLimit bounds the records waiting in each partition; default 16,384.
 	QueueLimit int
 	Log        *slog.Logger
@@ -80,7 +85,7 @@ func NewProducer(cfg ProducerConfig) (*Producer, error) {
 		return nil, fmt.Errorf("kafka: producer for %d partitions", cfg.Partitions)
 	}
 	if cfg.Deadline <= 0 {
-		cfg.Deadline = 5 * time.Second
+		cfg.Deadline = 10 * time.Second
 	}
 	if cfg.QueueLimit <= 0 {
 		cfg.QueueLimit = 16384
@@ -93,6 +98,7 @@ func NewProducer(cfg ProducerConfig) (*Producer, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.Timeout = cfg.Deadline // else it asks the broker to give up after 500 ms
 	p := &Producer{cfg: cfg, client: c, transport: transport}
 	if p.queue, err = obs.NewQueue(cfg.Metrics, "kafka_produce", cfg.QueueLimit*cfg.Partitions); err != nil {
 		return nil, err
@@ -230,6 +236,9 @@ func (p *Producer) send(partition int, batch []pending) (int64, error) {
 		base, err := p.attempt(ctx, partition, batch)
 		if err == nil {
 			return base, nil
+		}
+		if p.cfg.Once {
+			return 0, err
 		}
 		var kerr kafkago.Error
 		if errors.As(err, &kerr) && !kerr.Temporary() {

@@ -251,7 +251,7 @@ func TestDeadRedisBlocksNobody(t *testing.T) {
 		g.Subscribe(fmt.Sprint("u", i))
 		g.Unregister(i, 0, i)
 	}
-	if took := time.Since(began); took > time.Second {
+	if took := time.Since(began); took > 10*time.Second { // held up each time: 250 s
 		t.Errorf("5,000 calls took %v", took)
 	}
 	if n, err := testutil.GatherAndCount(reg, "throng_queue_dropped_total"); err != nil || n != 3 {
