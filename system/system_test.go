@@ -119,8 +119,8 @@ func testMembership(t *testing.T, d *deployment) {
 	joiner.awaitBodies(6, 200, "after")
 	stayer.awaitBodies(6, 200, "before", "after")
 	joiner.update(func() {
-		if joiner.got[0].Offset <= res.Offset {
-			t.Errorf("the message after the change has offset %d, the change %d", joiner.got[0].Offset, res.Offset)
+		if first, second := joiner.got[0], joiner.got[1]; first.Kind != wire.Kind_KIND_SYSTEM || first.Offset != res.Offset || second.Offset <= res.Offset {
+			t.Errorf("the new member got %v and %v, want the change at offset %d first", first, second, res.Offset)
 		}
 	})
 	leaver.send(group(200), "from outside")
@@ -132,6 +132,11 @@ func testMembership(t *testing.T, d *deployment) {
 	owner.send(group(200), "last")
 	stayer.awaitBodies(6, 200, "before", "after", "last")
 	leaver.awaitBodies(6, 200, "before")
+	leaver.update(func() {
+		if n := len(leaver.got); n != 2 || leaver.got[1].Kind != wire.Kind_KIND_SYSTEM || leaver.got[1].Offset != res.Offset {
+			t.Errorf("who was removed got %v, want the change at offset %d last", leaver.got, res.Offset)
+		}
+	})
 }
 
 func testOffline(t *testing.T, d *deployment) {

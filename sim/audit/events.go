@@ -159,7 +159,7 @@ func (a *Audit) Delivered(dev Device, d *wire.Deliver, class Class, at time.Dura
 	}
 	if !first {
 		f |= duplicated
-	} else if r.state != refused && st.pass(r, i, dev) {
+	} else if r.state != refused && st.pass(r, i, dev, d.Offset) {
 		f |= reordered
 	}
 	if !r.describes(dev, d) {
@@ -288,9 +288,28 @@ func (a *Audit) Removed(groupID, user uint64, offset int64) { a.changed(groupID,
 // before it is not for the user.
 func (a *Audit) Added(groupID, user uint64, offset int64) { a.changed(groupID, user, true, offset) }
 
+// Unchanged says that what Changing announced was refused, and did not happen.
+func (a *Audit) Unchanged(groupID, user uint64) {
+	g, unlock := a.lockGroup(groupID)
+	defer unlock()
+	if i := slices.IndexFunc(g.changes, func(c change) bool { return c.user == user && !c.known }); i >= 0 {
+		g.changes = slices.Delete(g.changes, i, i+1)
+	}
+}
+
 func (a *Audit) changed(groupID, user uint64, add bool, offset int64) {
 	g, unlock := a.lockGroup(groupID)
 	defer unlock()
+	g.changed(user, add, offset)
+}
+
+// changed notes a change at its offset; one that is known already stays.
+func (g *group) changed(user uint64, add bool, offset int64) {
+	if slices.ContainsFunc(g.changes, func(c change) bool {
+		return c.user == user && c.known && c.add == add && c.offset == offset
+	}) {
+		return
+	}
 	g.clock++
 	i := slices.IndexFunc(g.changes, func(c change) bool { return c.user == user && !c.known })
 	if i < 0 {

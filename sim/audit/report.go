@@ -71,6 +71,13 @@ func (a *Audit) Pending() []Device {
 			})
 		}
 	})
+	a.eachGroup(func(g *group) {
+		a.judgeSystem(g, func(p systemPair) {
+			if !p.delivered {
+				set[p.dev] = struct{}{}
+			}
+		})
+	})
 	devs := make([]Device, 0, len(set))
 	for d := range set {
 		devs = append(devs, d)
@@ -86,7 +93,8 @@ func (a *Audit) Pending() []Device {
 // Expected = Proved + Lost + Unproved + the pairs that were delivered, but
 // twice, out of order or with a false header. FanoutSends, FanoutRecipients,
 // OfflinePairs and AllPairs are of acknowledged sends of gated phases outside
-// declared strata. Foreign counts pairs, and every delivery of a message that
+// declared strata. The system messages of groups are pairs like the others, but
+// no sends. Foreign counts pairs, and every delivery of a message that
 // nobody wrote.
 func (a *Audit) Report() history.Audit {
 	t := &tally{Audit: history.Audit{Sampled: a.cfg.Sampled}, examples: map[string]int{}}
@@ -103,6 +111,8 @@ func (a *Audit) Report() history.Audit {
 	}
 	a.mu.Unlock()
 	a.each(func(s *stripe, r *record) { t.message(a, s, r) })
+	a.eachGroup(func(g *group) { a.judgeSystem(g, func(p systemPair) { t.systemPair(g, p) }) })
+	t.System = a.system.Load()
 	t.Redelivered = a.redelivered.Load()
 	t.Live, t.Drain = a.classes[Live].Load(), a.classes[Drain].Load()
 	t.Transition, t.Proof = a.classes[Transition].Load(), a.classes[Proof].Load()

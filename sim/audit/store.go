@@ -25,6 +25,7 @@ type Audit struct {
 	convs [shards]stripe
 
 	redelivered atomic.Int64
+	system      atomic.Int64
 	classes     [4]atomic.Int64 // deliveries by Class
 
 	mu      sync.Mutex
@@ -74,7 +75,9 @@ type stream struct {
 	// last is the highest sequence number delivered to each device of base.
 	base []Device
 	last []uint32
-	more map[Device]uint32 // the same for devices outside base
+	// offsets: of a group's stream, the greatest position delivered to each.
+	offsets []int64
+	more    map[Device]uint32 // the same for devices outside base
 }
 
 // record is what is kept of a message for the whole run.
@@ -138,6 +141,12 @@ type group struct {
 	changes []change
 	outside map[uint64]bool // users that were not members at the start
 	streams []*stream
+
+	// Of groups that Start was called for.
+	start    []uint64
+	newest   uint64              // version
+	versions map[uint64]*version // that some device has heard of
+	told     map[Device]int64    // the greatest offset of its system messages
 }
 
 // change is one membership change of one user.
@@ -197,6 +206,7 @@ func (s *stripe) streamOf(k streamKey, devs []Device) *stream {
 		if k.group {
 			st.group = s.groupOf(k.conv)
 			st.group.streams = append(st.group.streams, st)
+			st.offsets = make([]int64, len(devs))
 		}
 		s.streams[k] = st
 	}
@@ -259,11 +269,17 @@ func (s *stripe) addFlaw(r *record, i int, f flaw) {
 }
 
 // pass moves the order mark of a device past seq and says whether a later one
-// had passed already.
-func (st *stream) pass(r *record, i int, dev Device) (late bool) {
+// had passed already, or a later change of the group. offset is of a group.
+func (st *stream) pass(r *record, i int, dev Device, offset int64) (late bool) {
 	seq := uint32(r.seq)
 	if i < 0 || !same(r.devs, st.base) {
 		i = search(st.base, dev)
+	}
+	if i >= 0 && st.group != nil {
+		st.offsets[i] = max(st.offsets[i], offset)
+	}
+	if st.group != nil && st.group.told[dev] > offset {
+		return true // it has heard of a later change
 	}
 	if i >= 0 {
 		if seq < st.last[i] {

@@ -198,6 +198,10 @@ type Audit struct {
 	Transition int64 `json:"transition"`
 	Proof      int64 `json:"proof"`
 
+	// System are the system messages of groups that reached applications: not
+	// among the four, nor among sends, but pairs that are expected and proved.
+	System int64 `json:"system,omitempty"`
+
 	// Recipients is the sum of addressed users of acknowledged sends outside
 	// declared extra strata, and SteadySends their number: the fan-out.
 	FanoutSends      int64 `json:"fanout_sends"`

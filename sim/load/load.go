@@ -166,6 +166,11 @@ func New(cfg Config) (*Engine, error) {
 			e.audit.Outside(g, u)
 		}
 	}
+	for i := range cfg.Schedule.Actions {
+		if a := &cfg.Schedule.Actions[i]; a.Kind == workload.MemberAdd || a.Kind == workload.MemberRemove {
+			e.audit.Start(a.Conv.Group, cfg.Population.GroupMembers(a.Conv.Group))
+		}
+	}
 	for i := range e.devices {
 		e.devices[i].m = make(map[audit.Device]*device)
 		e.ids[i].m = make(map[wire.MessageID]int32)

@@ -143,6 +143,7 @@ func (e *Engine) changeMembers(ctx context.Context, a *workload.Action) {
 			return
 		}
 	}
+	e.audit.Reached(a.Conv.Group, res.Version)
 	if a.Kind == workload.MemberAdd {
 		e.audit.Added(a.Conv.Group, a.User, res.Offset)
 	} else {

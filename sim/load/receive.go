@@ -11,6 +11,10 @@ import (
 // deliver handles one message at a device: the client's window, the audit, the
 // latency, and what the delivery causes (replies, reads).
 func (e *Engine) deliver(d *device, m *wire.Deliver) {
+	if m.Kind == wire.Kind_KIND_SYSTEM {
+		e.system(d, m)
+		return
+	}
 	now := e.now()
 	index, intended, ours := readBody(m.Body, e.nonce)
 	ours = ours && int(index) < len(e.replies.sends)
@@ -56,6 +60,20 @@ func (e *Engine) deliver(d *device, m *wire.Deliver) {
 	if class != audit.Proof && m.From != d.key.User {
 		e.scheduleRead(d, m, index, leaves)
 	}
+}
+
+// system handles what a group tells its members of a change. It has no
+// intended time.
+func (e *Engine) system(d *device, m *wire.Deliver) {
+	d.mu.Lock()
+	fresh := d.accept(m)
+	d.mu.Unlock()
+	if !fresh {
+		e.stats.duplicates.Add(1)
+		e.audit.Redelivered(d.key)
+		return
+	}
+	e.audit.System(d.key, m)
 }
 
 // classify says how a delivery counts. intended is when its message should

@@ -150,6 +150,10 @@ type delivered struct {
 	group, from, seq uint64
 	offset           int64
 	users            []uint64
+	id               []byte
+	kind             wire.Kind
+	acceptedMS       int64
+	change           *wire.GroupChange
 	recipients       uint32
 	stamps           *wire.Stamps
 }
@@ -174,7 +178,8 @@ func (f *fakeInbox) Append(stream rpc.Inbox_AppendServer) error {
 		f.mu.Lock()
 		for _, item := range batch.Items {
 			m := item.Message
-			d := delivered{group: m.Group, from: m.From, seq: m.Seq, offset: m.Offset, users: item.Users, recipients: item.Recipients, stamps: m.Stamps}
+			d := delivered{group: m.Group, from: m.From, seq: m.Seq, offset: m.Offset, users: item.Users,
+				id: m.MessageId, kind: m.Kind, acceptedMS: m.AcceptedMs, change: m.Change, recipients: item.Recipients, stamps: m.Stamps}
 			f.got = append(f.got, d)
 			code, answer := wire.Code(0), true
 			if f.decide != nil {

@@ -146,9 +146,12 @@ func (w *worker) chunk(ctx context.Context, offsets []int64, values [][]byte) bo
 				w.flush()
 				return false
 			}
-			w.deliver(r, set)
+			w.deliver(r, set, 0)
 		case r.membership != nil:
-			w.change(r)
+			if !w.change(ctx, r, found) {
+				w.flush()
+				return false
+			}
 		default:
 			w.add(r.offset, 0)
 		}
@@ -276,13 +279,13 @@ func (w *worker) flush() {
 }
 
 // deliver hands a message to the inbox instances of its addressees, and to the
-// sender's own for its other devices, if the sender is still a member.
-func (w *worker) deliver(r record, set *memberSet) {
-	if set == nil {
-		w.add(r.offset, 0)
-		return
+// sender's own for its other devices, if the sender is still a member. The
+// record has more parts besides.
+func (w *worker) deliver(r record, set *memberSet, more int) (id uint64) {
+	if set == nil || r.message == nil {
+		return w.add(r.offset, more)
 	}
-	sender, recipients, parts := set.instanceOf(r.message.From), set.size, 0
+	sender, recipients, parts := set.instanceOf(r.message.From), set.size, more
 	if sender >= 0 {
 		recipients--
 	}
@@ -292,7 +295,7 @@ func (w *worker) deliver(r record, set *memberSet) {
 		}
 	}
 	w.f.m.recipients.Add(float64(recipients))
-	id := w.add(r.offset, parts)
+	id = w.add(r.offset, parts)
 	for i, users := range set.byInbox {
 		if len(users) == 0 {
 			continue
@@ -303,6 +306,7 @@ func (w *worker) deliver(r record, set *memberSet) {
 		}
 		w.batches[i] = append(w.batches[i], d)
 	}
+	return id
 }
 
 // delivery is a message on its way to one inbox instance.
@@ -328,17 +332,20 @@ func (d *delivery) Resolve(res *rpc.AppendResult) bool {
 	return true
 }
 
-// change notes a membership change and reports its position; the watermark
-// does not pass it before that is answered.
-func (w *worker) change(r record) {
+// change tells the members of a change and reports its position; the watermark
+// does not pass it before that is answered. It returns false if ctx ended.
+func (w *worker) change(ctx context.Context, r record, found map[int64]*lookup) bool {
 	m := r.membership
-	st, known := w.groups.Get(m.Group)
-	id := w.add(r.offset, 1)
-	if known && m.Version <= st.version {
-		w.done(id) // said again by the outbox after a crash
-		return
+	if st, known := w.groups.Get(m.Group); known && m.Version <= st.version {
+		w.add(r.offset, 0)
+		return true // said again by the outbox after a crash
 	}
-	w.groups.Add(m.Group, groupState{version: m.Version, exact: known && st.exact})
+	told, ok := w.told(ctx, r, found)
+	if !ok {
+		return false
+	}
+	r.message = systemMessage(r.offset, m)
+	id := w.deliver(r, told, 1)
 	w.mu.Lock()
 	w.applying[m.Group] = max(w.applying[m.Group], m.Version)
 	w.mu.Unlock()
@@ -360,6 +367,7 @@ func (w *worker) change(r record) {
 		w.mu.Unlock()
 		w.done(id)
 	})
+	return true
 }
 
 // call asks the group service until it answers, another instance after each

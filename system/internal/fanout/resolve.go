@@ -17,33 +17,37 @@ type lookup struct {
 	err    error
 }
 
-// warm asks, a few at a time, for what the first message of each group in the
-// records will need and is not known. It returns the answers by group, and
-// false if ctx ended.
-func (w *worker) warm(ctx context.Context, records []record) (map[uint64]*lookup, bool) {
-	var found map[uint64]*lookup
-	var seen map[uint64]uint64 // by changes among these records
+// warm asks, a few at a time, for what is not known of the members that each
+// change, and the first message of each group, will need. It returns the
+// answers by offset, and false if ctx ended.
+func (w *worker) warm(ctx context.Context, records []record) (map[int64]*lookup, bool) {
+	var found map[int64]*lookup
+	var settled map[uint64]uint64 // by group: a lower bound of the version after a record that is looked up
+	ask := func(group uint64, offset int64, bound uint64) {
+		if found == nil {
+			found, settled = map[int64]*lookup{}, map[uint64]uint64{}
+		}
+		found[offset] = &lookup{group: group, offset: offset, seen: bound}
+		settled[group] = bound
+	}
 	for _, r := range records {
 		switch {
 		case r.membership != nil:
-			if seen == nil {
-				seen = map[uint64]uint64{}
+			g, version := r.membership.Group, r.membership.Version
+			st, _ := w.groups.Get(g)
+			if version > max(st.version, settled[g], w.applyingVersion(g)) {
+				ask(g, r.offset, version)
 			}
-			seen[r.membership.Group] = max(seen[r.membership.Group], r.membership.Version)
 		case r.message != nil:
 			g := r.message.Group
-			if found[g] != nil {
+			if settled[g] != 0 {
 				continue
 			}
 			st, _ := w.groups.Get(g)
-			bound := max(st.version, seen[g], w.applyingVersion(g))
-			if st.exact && w.f.members.get(g, bound) != nil {
-				continue
+			bound := max(st.version, w.applyingVersion(g))
+			if !st.exact || w.f.members.get(g, bound) == nil {
+				ask(g, r.offset, max(bound, 1))
 			}
-			if found == nil {
-				found = map[uint64]*lookup{}
-			}
-			found[g] = &lookup{group: g, offset: r.offset, seen: bound}
 		}
 	}
 	if len(found) == 0 {
@@ -82,7 +86,7 @@ func (w *worker) ask(ctx context.Context, l *lookup) {
 
 // membersAt returns the members at a message's position; nil if the group does
 // not exist. It returns false if ctx ended.
-func (w *worker) membersAt(ctx context.Context, r record, found map[uint64]*lookup) (*memberSet, bool) {
+func (w *worker) membersAt(ctx context.Context, r record, found map[int64]*lookup) (*memberSet, bool) {
 	g := r.message.Group
 	st, _ := w.groups.Get(g)
 	if st.exact {
@@ -90,8 +94,8 @@ func (w *worker) membersAt(ctx context.Context, r record, found map[uint64]*look
 			return w.planted(ctx, r, set)
 		}
 	}
-	l := found[g]
-	if l == nil || l.offset != r.offset {
+	l := found[r.offset]
+	if l == nil {
 		l = &lookup{group: g, offset: r.offset, seen: max(st.version, w.applyingVersion(g))}
 		w.ask(ctx, l)
 	}

@@ -53,7 +53,7 @@ func NewMessage(e *rpc.Envelope, own bool) (*Message, error) {
 		return nil, fmt.Errorf("inbox: message id of %d bytes, want 16", len(e.GetMessageId()))
 	}
 	d := wire.Deliver{MessageId: e.MessageId, Group: e.Group, From: e.From, FromDevice: e.FromDevice, Seq: e.Seq,
-		Kind: e.Kind, Body: e.Body, AcceptedMs: e.AcceptedMs, Offset: e.Offset, About: e.About}
+		Kind: e.Kind, Body: e.Body, AcceptedMs: e.AcceptedMs, Offset: e.Offset, About: e.About, Change: e.Change}
 	if own {
 		d.To = e.To
 	}

@@ -31,7 +31,7 @@ type marks struct{ delivered, read uint64 }
 // are coalesced: an acknowledgement of a hundred messages of one sender in one
 // conversation is one watermark.
 func (c *Core) delivered(m *Message, by uint64) {
-	if m.From == by || m.From == 0 {
+	if m.From == by || m.From == 0 { // 0: a system message
 		return
 	}
 	k := ackKey{to: Key{User: m.From, Device: m.FromDevice}, group: m.Group, sender: by}
