@@ -120,7 +120,7 @@ func (m *maker) gateway() (runner, error) {
 	}
 	m.closes(func() error { sessions.Close(); return nil })
 	return gateway.New(gateway.Config{
-		ID: id, Key: m.key, Messages: m.messageAddrs(), Inboxes: m.inboxAddrs(),
+		ID: id, Key: m.key, Messages: m.messageAddrs(), Inboxes: m.inboxAddrs(), Groups: m.groupAddrs(),
 		Sessions: sessions, AllowedOrigins: set.AllowedOrigins, StampEvery: set.StampEvery,
 		Limits: gateway.Limits{
 			MaxConnections: set.MaxConnections, FramesPerSecond: set.FramesPerSecond, FrameBurst: set.FrameBurst,

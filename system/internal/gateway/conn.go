@@ -35,9 +35,10 @@ type conn struct {
 	ended   bool         // both sides have said Close
 	partial atomic.Int64 // since when in or msg is not empty, 0: they are
 
-	lastRx   atomic.Int64 // time of the last byte, since Gateway.start
-	pinged   int64        // lastRx when the sweeper sent a ping; the sweeper's own
-	inFlight atomic.Int32 // sends without an answer
+	lastRx     atomic.Int64 // time of the last byte, since Gateway.start
+	pinged     int64        // lastRx when the sweeper sent a ping; the sweeper's own
+	inFlight   atomic.Int32 // sends without an answer
+	groupCalls atomic.Int32 // group requests without an answer
 
 	// mu guards what follows and is held while writing to fd, so that messages
 	// leave whole and in order. Lock order: inboxLink.mu, then conn.mu.

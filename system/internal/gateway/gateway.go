@@ -71,6 +71,9 @@ type Config struct {
 	// index i; at least one of each.
 	Messages []string
 	Inboxes  []string
+	// Groups are the addresses of all group instances, in the same way. None:
+	// group requests are answered with CODE_RETRY.
+	Groups []string
 	// Sessions may be nil: then nobody is registered, and no typing or presence travels.
 	Sessions Sessions
 	// AllowedOrigins are the values of the Origin header that browsers may
@@ -99,6 +102,7 @@ type Gateway struct {
 	views    views
 	messages []*messageLink
 	inboxes  []*inboxLink
+	groups   *groupLink
 	readBufs sync.Pool // *[]byte of limits.ReadBufferBytes
 	scratch  sync.Pool // *[]byte of scratchBytes, for gathering pending frames
 
@@ -162,6 +166,14 @@ func (g *Gateway) dial() error {
 		return fmt.Errorf("gateway: metrics: %w", err)
 	}
 	opt := grpc.WithStatsHandler(stats)
+	g.groups = newGroupLink(g)
+	for i, addr := range g.cfg.Groups {
+		cc, err := rpc.Dial(addr, opt)
+		if err != nil {
+			return fmt.Errorf("gateway: group instance %d: %w", i, err)
+		}
+		g.groups.add(cc)
+	}
 	for i, addr := range g.cfg.Messages {
 		cc, err := rpc.Dial(addr, opt)
 		if err != nil {
@@ -186,6 +198,11 @@ func (g *Gateway) hangUp() {
 	for _, l := range g.inboxes {
 		l.cc.Close()
 	}
+	if g.groups != nil { // nil: dial failed early
+		for _, cc := range g.groups.conns {
+			cc.Close()
+		}
+	}
 }
 
 // Run serves clients on ln until ctx is done. Then it sends everybody away
@@ -208,6 +225,7 @@ func (g *Gateway) Run(ctx context.Context, ln net.Listener) error {
 	for _, l := range g.inboxes {
 		inboxes.Go(func() { l.run(back) })
 	}
+	wg.Go(func() { g.groups.run(back) })
 	wg.Go(func() { g.sweep(back) })
 	wg.Go(func() {
 		if err := g.cfg.Sessions.Run(back, g.cfg.ID, g.incarnation, g.views.deliver); err != nil && back.Err() == nil {

@@ -43,6 +43,11 @@ type Limits struct {
 	// instance; above, a send is answered with CODE_RETRY. [8,192, 32 MiB]
 	SubmitQueue      int
 	SubmitQueueBytes int
+	// GroupCalls bounds the group requests without an answer, GroupCallsOfConn
+	// those of one connection; above, they are answered with CODE_RETRY and
+	// CODE_RATE_LIMITED. [1,024, 4]
+	GroupCalls       int
+	GroupCallsOfConn int
 	// ReadQueue bounds the read receipts that wait for one inbox instance;
 	// above, they are dropped. [65,536]
 	ReadQueue int
@@ -77,6 +82,9 @@ const (
 	waitingBatches = 32
 	// reopenDelay is between two attempts at a stream.
 	reopenDelay = 100 * time.Millisecond
+	// groupCallTimeout is how long the group service may take for a request. It
+	// gives up itself before, when the log does not take a change.
+	groupCallTimeout = 20 * time.Second
 	// helloTimeout is how long an inbox instance may take to say its incarnation.
 	helloTimeout = 5 * time.Second
 	// settleTimeout is how long a stopping gateway waits for inbox instances to
@@ -113,6 +121,8 @@ func (l Limits) withDefaults() Limits {
 	number(&l.InFlight, wire.MaxInFlight)
 	number(&l.SubmitQueue, 8192)
 	number(&l.SubmitQueueBytes, 32<<20)
+	number(&l.GroupCalls, 1024)
+	number(&l.GroupCallsOfConn, 4)
 	number(&l.ReadQueue, 65_536)
 	duration(&l.DrainTimeout, 5*time.Second)
 	duration(&l.DrainJitter, 3*time.Second)

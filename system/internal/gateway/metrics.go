@@ -23,6 +23,7 @@ const (
 	kindPresence      = 6
 	kindView          = 7
 	kindPing          = 8
+	kindGroupRequest  = 9
 	kindListRequest   = 10
 	kindSent          = 16
 	kindCurrent       = 18
@@ -31,6 +32,7 @@ const (
 	kindError         = 22
 	kindDrain         = 23
 	kindPong          = 24
+	kindGroupResult   = 25
 	kindReceiptList   = 26
 	kindWSPing        = 28
 	kindWSPong        = 29
@@ -88,7 +90,7 @@ type metrics struct {
 	closedVec   *prometheus.CounterVec
 	ephemeral   *prometheus.CounterVec
 
-	submitQueue, readQueue, closeQueue, queryQueue *obs.Queue
+	submitQueue, readQueue, closeQueue, queryQueue, groupCalls *obs.Queue
 }
 
 func newMetrics(reg prometheus.Registerer, l Limits) (*metrics, error) {
@@ -129,6 +131,7 @@ func newMetrics(reg prometheus.Registerer, l Limits) (*metrics, error) {
 	m.readQueue = queue("gateway_reads", l.ReadQueue)
 	m.queryQueue = queue("gateway_receipt_requests", maxQueries)
 	m.closeQueue = queue("gateway_closes", maxCloses)
+	m.groupCalls = queue("gateway_group_calls", l.GroupCalls)
 	for _, err := range errs {
 		if err != nil {
 			return nil, err

@@ -209,6 +209,9 @@ func (c *conn) dispatch(f *wire.Frame) bool {
 	case *wire.Frame_Ping:
 		m.rx[kindPing].Inc()
 		c.reply(kindPong, &wire.Frame{Kind: &wire.Frame_Pong{Pong: &wire.Pong{Nonce: k.Ping.GetNonce()}}})
+	case *wire.Frame_GroupRequest:
+		m.rx[kindGroupRequest].Inc()
+		c.g.groups.ask(c, k.GroupRequest)
 	case *wire.Frame_Sync:
 		m.rx[kindSync].Inc()
 		c.sync(k.Sync)
