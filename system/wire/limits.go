@@ -25,7 +25,12 @@ const (
 	// SyncTimeout: the first frame of a connection, Sync, must arrive within it.
 	SyncTimeout = 10 * time.Second
 	// IdleTimeout: a server closes a connection that has sent no byte for this
-	// long. It sends WebSocket pings well before, so a client that answers them
-	// (every WebSocket library does) need not do anything.
-	IdleTimeout = 75 * time.Second
+	// long; by Sync.platform, IdleTimeoutIOS and IdleTimeoutAndroid: mobile systems
+	// let an app sleep between wake-ups. It sends WebSocket pings well before, so a
+	// client that answers them (every WebSocket library does) need not do
+	// anything. A client may send Ping, or a WebSocket ping, to see whether the
+	// server is still there; it is answered at once.
+	IdleTimeout        = 75 * time.Second
+	IdleTimeoutIOS     = 180 * time.Second
+	IdleTimeoutAndroid = 900 * time.Second
 )

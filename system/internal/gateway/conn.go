@@ -24,6 +24,7 @@ type conn struct {
 	nc      net.Conn
 	raw     syscall.RawConn
 	expires int64         // of the token, Unix seconds
+	idle    time.Duration // it may be silent for so long; set by sync
 	opened  time.Duration // since Gateway.start
 
 	// The reader's own.
@@ -51,9 +52,10 @@ type conn struct {
 	closed    bool     // fd must not be used any more
 	reason    string   // label of throng_ws_closed_total
 
-	synced    bool   // Sync has come: the inbox knows, or will, of the session
-	detached  bool   // the inbox and the registry know, or will, of its end
-	available bool   // has announced presence
+	synced    bool // Sync has come: the inbox knows, or will, of the session
+	detached  bool // the inbox and the registry know, or will, of its end
+	presence  presence
+	epoch     uint64 // of the session; 0: the inbox has not said it yet
 	inboxSeq  uint64 // Sync.inbox_seq
 	openedIn  uint64 // inboxLink.epoch in which the session was opened
 	base      uint64 // delivered when it was opened
@@ -113,12 +115,13 @@ func (c *conn) detach() {
 		return
 	}
 	c.detached = true
-	available := c.available
+	p := &c.presence
+	announced, seen := p.announced, p.known && !p.hidden
 	c.mu.Unlock()
 	c.g.inboxOf(c.user).closeSession(c)
-	c.g.cfg.Sessions.Unregister(c.user, c.device, c.id)
-	if available {
-		c.g.views.publishPresence(c.user, false)
+	c.g.cfg.Sessions.Unregister(c.user, c.device, c.id, seen)
+	if announced {
+		c.g.views.publishPresence(c.user, false, true)
 	}
 }
 
@@ -151,10 +154,11 @@ func (c *conn) sync(s *wire.Sync) {
 	c.mu.Lock()
 	gone := c.closing
 	c.synced = !gone
+	c.idle = c.g.limits.idleOf(s.GetPlatform())
 	c.inboxSeq = s.GetInboxSeq()
 	c.mu.Unlock()
 	if gone {
-		c.g.cfg.Sessions.Unregister(c.user, c.device, c.id)
+		c.g.cfg.Sessions.Unregister(c.user, c.device, c.id, false)
 		return
 	}
 	c.g.m.logins.Inc()

@@ -43,9 +43,13 @@ type Registry interface {
 	// which may be called from several goroutines at once.
 	Run(ctx context.Context, gateway string, incarnation uint64, deliver func(topic string, payload []byte)) error
 	Register(user uint64, device uint32, conn uint64)
-	Unregister(user uint64, device uint32, conn uint64)
+	// seen: the user may be said to have been here until now.
+	Unregister(user uint64, device uint32, conn uint64, seen bool)
+	// Hide says whether the user of a registered connection shows nobody when
+	// they are here or were last seen.
+	Hide(conn uint64, hidden bool)
 	// Presence calls answer, on another goroutine, if the registry answers.
-	// lastSeen is zero when not known.
+	// lastSeen is zero when not known, or hidden.
 	Presence(user uint64, answer func(online bool, lastSeen time.Time))
 }
 
@@ -363,9 +367,10 @@ func (nowhere) Run(ctx context.Context, _ string, _ uint64, _ func(string, []byt
 	<-ctx.Done()
 	return nil
 }
-func (nowhere) Register(uint64, uint32, uint64)        {}
-func (nowhere) Unregister(uint64, uint32, uint64)      {}
-func (nowhere) Presence(uint64, func(bool, time.Time)) {}
-func (nowhere) Publish(topic string, payload []byte)   {}
-func (nowhere) Subscribe(topic string)                 {}
-func (nowhere) Unsubscribe(topic string)               {}
+func (nowhere) Register(uint64, uint32, uint64)         {}
+func (nowhere) Unregister(uint64, uint32, uint64, bool) {}
+func (nowhere) Hide(uint64, bool)                       {}
+func (nowhere) Presence(uint64, func(bool, time.Time))  {}
+func (nowhere) Publish(topic string, payload []byte)    {}
+func (nowhere) Subscribe(topic string)                  {}
+func (nowhere) Unsubscribe(topic string)                {}

@@ -119,7 +119,7 @@ func TestOwnerRestart(t *testing.T) {
 	r.inbox.srv.Stop()
 	r.inbox = startInbox(t, r.inbox.addr, 2)
 	again := next[*rpc.SessionOpen](t, r.inbox.events)
-	if again.Conn != open.Conn || again.User != 1 {
+	if again.Conn != open.Conn || again.User != 1 || again.Epoch != 1<<28+1 {
 		t.Fatalf("opened again as %v", again)
 	}
 	// Late, of the first stream: the new owner has not delivered anything yet.

@@ -41,11 +41,14 @@ type fakeInbox struct {
 	rpc.UnimplementedInboxServer
 	srv    *grpc.Server
 	addr   string
-	events chan any // *rpc.GatewayHello, *rpc.SessionOpen, *rpc.SessionAck, *rpc.SessionClose, *rpc.ReceiptUpdate, *rpc.ReceiptsQuery
+	events chan any // *rpc.GatewayHello, *rpc.SessionOpen, *rpc.SessionAck, *rpc.SessionClose, *rpc.ReceiptUpdate, *rpc.ReceiptsQuery, *rpc.PrivacyUpdate
 
 	mu     sync.Mutex
 	stream grpc.BidiStreamingServer[rpc.GatewayBatch, rpc.OwnerBatch]
 	inc    uint64
+	mute   bool            // sessions are not answered
+	epochs uint64          // of sessions, so far
+	hidden map[uint64]bool // users who hide
 }
 
 func listen(t testing.TB, addr string) net.Listener {
@@ -87,6 +90,7 @@ func (f *fakeInbox) Sessions(s grpc.BidiStreamingServer[rpc.GatewayBatch, rpc.Ow
 			f.events <- b.Hello
 		}
 		for _, e := range b.Opens {
+			f.opened(e)
 			f.events <- e
 		}
 		for _, e := range b.Acks {
@@ -101,8 +105,28 @@ func (f *fakeInbox) Sessions(s grpc.BidiStreamingServer[rpc.GatewayBatch, rpc.Ow
 		for _, e := range b.Queries {
 			f.events <- e
 		}
+		for _, e := range b.Privacy {
+			f.events <- e
+		}
 	}
 	return err
+}
+
+// opened answers an open as an owner does.
+func (f *fakeInbox) opened(o *rpc.SessionOpen) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.mute {
+		return
+	}
+	epoch := o.Epoch
+	if epoch == 0 {
+		f.epochs++
+		epoch = f.inc<<28 + f.epochs
+	}
+	// A stream that has ended shows as a failed Recv.
+	_ = f.stream.Send(&rpc.OwnerBatch{Opened: []*rpc.SessionOpened{{Conn: o.Conn, Epoch: epoch,
+		Privacy: &wire.Privacy{HideLastSeen: f.hidden[o.User]}}}})
 }
 
 func (f *fakeInbox) send(t testing.TB, b *rpc.OwnerBatch) {

@@ -35,6 +35,7 @@ type inboxLink struct {
 	closes  []*rpc.SessionClose
 	reads   []*rpc.ReceiptUpdate
 	queries []*rpc.ReceiptsQuery
+	privacy []*conn              // each at most once, see presence.queued
 	batches chan *rpc.OwnerBatch // of the current stream, for behind
 }
 
@@ -56,25 +57,36 @@ func (l *inboxLink) poke() {
 }
 
 // openSession tells the instance of a session; while there is no stream, the
-// next one begins with all sessions there are.
+// next one begins with all sessions there are. A session that was opened on an
+// earlier stream and whose epoch never came cannot be told from one that has been
+// replaced since: its client has to connect again.
 func (l *inboxLink) openSession(c *conn) {
+	known := true
 	l.mu.Lock()
 	if l.up {
-		l.openLocked(c)
+		known = l.openLocked(c)
 	}
 	l.mu.Unlock()
+	if !known {
+		c.close(wire.CloseOwnerLost)
+		return
+	}
 	l.poke()
 }
 
-func (l *inboxLink) openLocked(c *conn) {
+func (l *inboxLink) openLocked(c *conn) (known bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.synced || c.closing || c.openedIn == l.epoch {
-		return
+		return true
+	}
+	if c.openedIn != 0 && c.epoch == 0 {
+		return false
 	}
 	// From here the instance counts from 1 again, the client does not.
 	c.openedIn, c.base, c.acked = l.epoch, c.delivered, c.delivered
 	l.opens = append(l.opens, c)
+	return true
 }
 
 func (l *inboxLink) closeSession(c *conn) {
@@ -224,7 +236,18 @@ func (l *inboxLink) end() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.up, l.batches = false, nil
+	for _, c := range l.opens { // these were not told
+		c.mu.Lock()
+		c.openedIn = 0
+		c.mu.Unlock()
+	}
 	l.opens, l.closes, l.queries = nil, nil, nil
+	for _, c := range l.privacy { // said again when the session is open again
+		c.mu.Lock()
+		c.presence.queued = false
+		c.mu.Unlock()
+	}
+	l.privacy = nil
 	for _, c := range l.acks {
 		c.mu.Lock()
 		c.ackQueued = false
@@ -300,7 +323,7 @@ func (l *inboxLink) sendQueued(s grpc.BidiStreamingClient[rpc.GatewayBatch, rpc.
 func (l *inboxLink) take() *rpc.GatewayBatch {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.opens)+len(l.acks)+len(l.closes)+len(l.reads)+len(l.queries) == 0 {
+	if len(l.opens)+len(l.acks)+len(l.closes)+len(l.reads)+len(l.queries)+len(l.privacy) == 0 {
 		return nil
 	}
 	b := &rpc.GatewayBatch{
@@ -310,17 +333,21 @@ func (l *inboxLink) take() *rpc.GatewayBatch {
 		opens := make([]rpc.SessionOpen, len(conns))
 		b.Opens = make([]*rpc.SessionOpen, 0, len(conns))
 		for i, c := range conns {
+			c.mu.Lock()
+			closing, epoch := c.closing, c.epoch
+			c.mu.Unlock()
 			// The close of one that has ended meanwhile may have gone already:
 			// it must not be opened after it.
-			if c.isClosing() {
+			if closing {
 				continue
 			}
 			o := &opens[i]
-			o.User, o.Device, o.Conn = c.user, c.device, c.id
+			o.User, o.Device, o.Conn, o.Epoch = c.user, c.device, c.id, epoch
 			o.InboxSeq = c.inboxSeq // set once, before the conn came into the list
 			b.Opens = append(b.Opens, o)
 		}
 	}
+	b.Privacy = privacyOf(cut(&l.privacy))
 	if conns := cut(&l.acks); len(conns) > 0 {
 		acks := make([]rpc.SessionAck, len(conns))
 		b.Acks = make([]*rpc.SessionAck, 0, len(conns))
@@ -387,6 +414,11 @@ func (l *inboxLink) handle(first *rpc.OwnerBatch, batches <-chan *rpc.OwnerBatch
 // flushed to dirty.
 func (l *inboxLink) apply(b *rpc.OwnerBatch, dirty []*conn) []*conn {
 	g := l.g
+	for _, o := range b.GetOpened() {
+		if c := g.table.get(o.GetConn()); c != nil {
+			c.told(o)
+		}
+	}
 	for _, o := range b.GetOut() {
 		frame := o.GetFrame()
 		if o.GetStamped() {

@@ -18,8 +18,12 @@ type Limits struct {
 	// SyncTimeout is until the first frame. [wire.SyncTimeout]
 	SyncTimeout time.Duration
 	// IdleTimeout closes a connection without a byte from the client; a ping
-	// goes out when two fifths of it are over. [wire.IdleTimeout]
+	// goes out when two fifths of it are over. IdleIOS and IdleAndroid are for
+	// clients that say so in Sync. [wire.IdleTimeout, wire.IdleTimeoutIOS,
+	// wire.IdleTimeoutAndroid]
 	IdleTimeout time.Duration
+	IdleIOS     time.Duration
+	IdleAndroid time.Duration
 	// WriteTimeout is how long a socket that is full may take for the next 64
 	// KiB of its backlog. [10 s]
 	WriteTimeout time.Duration
@@ -112,6 +116,8 @@ func (l Limits) withDefaults() Limits {
 	duration(&l.HandshakeTimeout, 5*time.Second)
 	duration(&l.SyncTimeout, wire.SyncTimeout)
 	duration(&l.IdleTimeout, wire.IdleTimeout)
+	duration(&l.IdleIOS, wire.IdleTimeoutIOS)
+	duration(&l.IdleAndroid, wire.IdleTimeoutAndroid)
 	duration(&l.WriteTimeout, 10*time.Second)
 	number(&l.PendingBytes, 256<<10)
 	number(&l.SendBufferBytes, 128<<10)

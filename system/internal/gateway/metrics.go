@@ -25,6 +25,7 @@ const (
 	kindPing          = 8
 	kindGroupRequest  = 9
 	kindListRequest   = 10
+	kindPrivacy       = 11
 	kindSent          = 16
 	kindCurrent       = 18
 	kindTypingEvent   = 20

@@ -199,10 +199,10 @@ func (c *conn) dispatch(f *wire.Frame) bool {
 		c.g.views.typing(c.user, k.Typing)
 	case *wire.Frame_Presence:
 		m.rx[kindPresence].Inc()
-		c.mu.Lock()
-		c.available = k.Presence.GetAvailable()
-		c.mu.Unlock()
-		c.g.views.publishPresence(c.user, k.Presence.GetAvailable())
+		c.setAvailable(k.Presence.GetAvailable())
+	case *wire.Frame_Privacy:
+		m.rx[kindPrivacy].Inc()
+		c.setPrivacy(k.Privacy.GetHideLastSeen())
 	case *wire.Frame_View:
 		m.rx[kindView].Inc()
 		c.g.views.set(c, topicOf(k.View))

@@ -32,7 +32,7 @@ func (g *Gateway) sweep(ctx context.Context) {
 // sweepInterval has every connection seen several times within the shortest
 // time-out, and at most 16 times a second.
 func (g *Gateway) sweepInterval() time.Duration {
-	shortest := min(g.limits.IdleTimeout, g.limits.SyncTimeout)
+	shortest := min(g.limits.IdleTimeout, g.limits.IdleIOS, g.limits.IdleAndroid, g.limits.SyncTimeout)
 	return min(max(shortest/8/sweepParts, time.Second/64), time.Second)
 }
 
@@ -47,9 +47,9 @@ func (g *Gateway) check(c *conn, now time.Duration, wall int64) {
 		}
 	case wall >= c.expires:
 		c.close(wire.CloseTokenExpired)
-	case now-last > g.limits.IdleTimeout, begun != 0 && now-begun > g.limits.IdleTimeout:
+	case now-last > c.idle, begun != 0 && now-begun > g.limits.IdleTimeout:
 		c.close(wire.CloseIdle)
-	case now-last > 2*g.limits.IdleTimeout/5 && c.pinged != int64(last):
+	case now-last > 2*c.idle/5 && c.pinged != int64(last):
 		c.pinged = int64(last)
 		g.m.tx[kindWSPing].Inc()
 		if c.push(wire.AppendServerMessage(nil, wire.OpPing, nil), false) {

@@ -116,10 +116,11 @@ func (v *views) typing(user uint64, t *wire.Typing) {
 	v.publish(on, "typing", t.GetUser(), user, &wire.Frame{Kind: &wire.Frame_TypingEvent{TypingEvent: e}})
 }
 
-// publishPresence publishes that user has come or gone.
-func (v *views) publishPresence(user uint64, available bool) {
+// publishPresence publishes that user has come or gone; seen: and that they were
+// here until now.
+func (v *views) publishPresence(user uint64, available, seen bool) {
 	e := &wire.PresenceEvent{User: user, Available: available}
-	if !available {
+	if seen {
 		e.LastSeenMs = time.Now().UnixMilli()
 	}
 	v.publish(topic{user: user}, "presence", 0, user, &wire.Frame{Kind: &wire.Frame_PresenceEvent{PresenceEvent: e}})

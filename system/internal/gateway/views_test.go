@@ -17,6 +17,8 @@ type bus struct {
 	mu     sync.Mutex
 	online map[uint64]int // connections by user
 	seen   map[uint64]time.Time
+	users  map[uint64]uint64 // by connection
+	hidden map[uint64]bool
 	subs   map[string]map[*busPort]bool
 	log    []string
 }
@@ -27,7 +29,7 @@ type busPort struct {
 }
 
 func newBus() *bus {
-	return &bus{online: map[uint64]int{}, seen: map[uint64]time.Time{}, subs: map[string]map[*busPort]bool{}}
+	return &bus{online: map[uint64]int{}, seen: map[uint64]time.Time{}, users: map[uint64]uint64{}, hidden: map[uint64]bool{}, subs: map[string]map[*busPort]bool{}}
 }
 
 func (b *bus) port() *busPort { return &busPort{b: b, mail: make(chan [2]string, 1000)} }
@@ -43,22 +45,37 @@ func (p *busPort) Run(ctx context.Context, _ string, _ uint64, deliver func(stri
 	}
 }
 
-func (p *busPort) note(user uint64, n int, what string) {
+func (p *busPort) Register(user uint64, _ uint32, conn uint64) {
 	p.b.mu.Lock()
 	defer p.b.mu.Unlock()
-	p.b.online[user] += n
-	if n < 0 {
-		p.b.seen[user] = time.UnixMilli(1234)
-	}
-	p.b.log = append(p.b.log, fmt.Sprint(what, " ", user))
+	p.b.online[user]++
+	p.b.users[conn] = user
+	p.b.log = append(p.b.log, fmt.Sprint("register ", user))
 }
 
-func (p *busPort) Register(user uint64, _ uint32, _ uint64)   { p.note(user, 1, "register") }
-func (p *busPort) Unregister(user uint64, _ uint32, _ uint64) { p.note(user, -1, "unregister") }
+func (p *busPort) Unregister(user uint64, _ uint32, _ uint64, seen bool) {
+	p.b.mu.Lock()
+	defer p.b.mu.Unlock()
+	p.b.online[user]--
+	if seen {
+		p.b.seen[user] = time.UnixMilli(1234)
+	}
+	p.b.log = append(p.b.log, fmt.Sprint("unregister ", user))
+}
+
+func (p *busPort) Hide(conn uint64, hidden bool) {
+	p.b.mu.Lock()
+	defer p.b.mu.Unlock()
+	user := p.b.users[conn]
+	p.b.hidden[user] = hidden
+	if hidden {
+		delete(p.b.seen, user)
+	}
+}
 
 func (p *busPort) Presence(user uint64, answer func(bool, time.Time)) {
 	p.b.mu.Lock()
-	online, seen := p.b.online[user] > 0, p.b.seen[user]
+	online, seen := p.b.online[user] > 0 && !p.b.hidden[user], p.b.seen[user]
 	p.b.mu.Unlock()
 	answer(online, seen)
 }

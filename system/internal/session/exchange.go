@@ -184,6 +184,10 @@ func (r *Registry) answer(ctx context.Context, c rueidis.Client, batch []event, 
 	}
 	for i, e := range asked {
 		u := userOf(users[i], leases)
+		if u.Hidden {
+			e.answer(false, time.Time{})
+			continue
+		}
 		e.answer(len(u.Sessions) > 0, u.LastSeen)
 	}
 	return nil

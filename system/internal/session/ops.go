@@ -8,14 +8,24 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// op is the registration of a connection, or its end.
+// op is a thing to write.
 type op struct {
-	end    bool
+	what   opKind
 	user   uint64
 	device uint32
 	conn   uint64
 	at     int64 // Unix ms
 }
+
+type opKind uint8
+
+const (
+	opRegister opKind = iota
+	opEnd             // of a connection: its user was seen then
+	opEndUnseen
+	opHide
+	opShow
+)
 
 // Register says that a device is connected here as conn.
 func (r *Registry) Register(user uint64, device uint32, conn uint64) {
@@ -23,24 +33,52 @@ func (r *Registry) Register(user uint64, device uint32, conn uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.entries[conn] = entry{user: user, device: device, since: now}
-	select {
-	case r.registry <- op{user: user, device: device, conn: conn, at: now}:
-	default: // it is in entries: it will be made with all of them
-		r.m.registry.Dropped.Inc()
-		r.resync.Store(true)
+	if !r.queue(op{user: user, device: device, conn: conn, at: now}) {
+		r.resync.Store(true) // it is in entries: it will be made with all of them
 	}
 }
 
-// Unregister says that conn has ended, and that the user was seen until now.
-func (r *Registry) Unregister(user uint64, device uint32, conn uint64) {
+// Unregister says that conn has ended; seen: and that the user was seen until now.
+func (r *Registry) Unregister(user uint64, device uint32, conn uint64, seen bool) {
 	now := time.Now().UnixMilli()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.entries, conn)
+	what := opEndUnseen
+	if seen {
+		what = opEnd
+	}
+	r.queue(op{what: what, user: user, device: device, conn: conn, at: now})
+}
+
+// Hide says, for a connection that is registered, whether its user shows nobody
+// when they are here or were last seen. What is hidden is erased.
+func (r *Registry) Hide(conn uint64, hidden bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e, ok := r.entries[conn]
+	if !ok {
+		return
+	}
+	e.hidden = hidden
+	r.entries[conn] = e
+	what := opShow
+	if hidden {
+		what = opHide
+	}
+	if !r.queue(op{what: what, user: e.user}) && hidden {
+		r.resync.Store(true)
+	}
+}
+
+// queue is called with mu held. It reports false when there is no room.
+func (r *Registry) queue(o op) bool {
 	select {
-	case r.registry <- op{end: true, user: user, device: device, conn: conn, at: now}:
+	case r.registry <- o:
+		return true
 	default:
 		r.m.registry.Dropped.Inc()
+		return false
 	}
 }
 
@@ -112,6 +150,9 @@ func (r *Registry) registerAll(ctx context.Context) bool {
 	all := make([]op, 0, len(r.entries))
 	for conn, e := range r.entries {
 		all = append(all, op{user: e.user, device: e.device, conn: conn, at: e.since})
+		if e.hidden {
+			all = append(all, op{what: opHide, user: e.user})
+		}
 	}
 	r.mu.Unlock()
 	r.log.Info("registering all connections again", "connections", len(all))
@@ -135,7 +176,7 @@ func (r *Registry) do(ctx context.Context, batch []op) bool {
 		r.failed(batch)
 		return false
 	}
-	cmds := make(rueidis.Commands, 0, 2*len(batch))
+	cmds := make(rueidis.Commands, 0, 2*len(batch)) // at most two each
 	for _, o := range batch {
 		cmds = r.commands(cmds, c, o)
 	}
@@ -155,7 +196,7 @@ func (r *Registry) do(ctx context.Context, batch []op) bool {
 func (r *Registry) failed(batch []op) {
 	r.m.failed.Add(float64(len(batch)))
 	for _, o := range batch {
-		if !o.end {
+		if o.what == opRegister || o.what == opHide {
 			r.resync.Store(true)
 			continue
 		}
@@ -172,16 +213,27 @@ func (r *Registry) failed(batch []op) {
 // and its time to live with it.
 func (r *Registry) commands(cmds rueidis.Commands, c rueidis.Client, o op) rueidis.Commands {
 	key, at := userKey(o.user), strconv.FormatInt(o.at, 10)
-	r.count("hset", 1)
-	if o.end {
+	hset := func(field, value string) rueidis.Completed {
+		r.count("hset", 1)
+		return c.B().Hset().Key(key).FieldValue().FieldValue(field, value).Build().Pin()
+	}
+	hdel := func(field string) rueidis.Completed {
 		r.count("hdel", 1)
-		return append(cmds,
-			c.B().Hset().Key(key).FieldValue().FieldValue(seenField, at).Build().Pin(),
-			c.B().Hdel().Key(key).Field(r.field(o)).Build().Pin())
+		return c.B().Hdel().Key(key).Field(field).Build().Pin()
+	}
+	switch o.what {
+	case opEnd:
+		return append(cmds, hset(seenField, at), hdel(r.field(o)))
+	case opEndUnseen:
+		return append(cmds, hdel(r.field(o)))
+	case opHide:
+		return append(cmds, hset(hiddenField, "1"), hdel(seenField))
+	case opShow:
+		return append(cmds, hdel(hiddenField))
 	}
 	r.count("expire", 1)
 	return append(cmds,
-		c.B().Hset().Key(key).FieldValue().FieldValue(r.field(o), at).Build().Pin(),
+		hset(r.field(o), at),
 		c.B().Expire().Key(key).Seconds(int64(keep.Seconds())).Build().Pin())
 }
 

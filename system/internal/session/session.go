@@ -12,6 +12,7 @@
 //	throng:gw:<gateway>   the incarnation that holds the gateway's lease, with a time to live
 //	throng:s:<user>       hash: "<device>@<gateway>/<incarnation>/<conn>" -> connected at, Unix ms
 //	                            "seen" -> when a device was last disconnected, Unix ms
+//	                            "hidden" -> there if the user wants nobody to know
 //	throng:i:<topic>      hash: "<gateway>/<incarnation>" -> until when its interest lasts, Unix ms
 //	throng:c:<gateway>/<incarnation>   Pub/Sub channel of a gateway
 //
@@ -75,6 +76,7 @@ const (
 	interestPrefix = "throng:i:"
 	channelPrefix  = "throng:c:"
 	seenField      = "seen"
+	hiddenField    = "hidden"
 	// keep is how long after the last connect a user's hash stays: as long as
 	// anybody asks when they were last seen.
 	keep = 30 * 24 * time.Hour
@@ -101,6 +103,7 @@ type Session struct {
 type User struct {
 	Sessions []Session // those whose gateway holds its lease, in no order
 	LastSeen time.Time // when a device was last disconnected; zero when not known
+	Hidden   bool      // wants nobody to know any of this
 }
 
 // entry is a connection of this gateway.
@@ -108,6 +111,7 @@ type entry struct {
 	user   uint64
 	device uint32
 	since  int64 // Unix ms
+	hidden bool
 }
 
 // Registry is a gateway's client of the registry; others use Lookup alone.
@@ -352,6 +356,10 @@ func (r *Registry) leases(ctx context.Context, c rueidis.Client, hashes []map[st
 func userOf(hash map[string]string, leases map[string]uint64) User {
 	var u User
 	for field, value := range hash {
+		if field == hiddenField {
+			u.Hidden = true
+			continue
+		}
 		ms, err := strconv.ParseInt(value, 10, 64)
 		if err != nil {
 			continue

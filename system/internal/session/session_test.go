@@ -127,7 +127,7 @@ func TestRegisterAndUnregister(t *testing.T) {
 		// The device has connected again before the end of its old connection
 		// is recorded: the new entry stays.
 		a.Register(user, 0, 21)
-		a.Unregister(user, 0, 11)
+		a.Unregister(user, 0, 11, true)
 		until(t, "the old connection to be gone", func() bool {
 			u := a.lookup(user)
 			return len(u.Sessions) == 2 && !u.LastSeen.IsZero()
@@ -137,8 +137,8 @@ func TestRegisterAndUnregister(t *testing.T) {
 				t.Errorf("still there: %+v", x)
 			}
 		}
-		a.Unregister(user, 0, 21)
-		b.Unregister(user, 1, 12)
+		a.Unregister(user, 0, 21, true)
+		b.Unregister(user, 1, 12, true)
 		until(t, "nobody", func() bool { return len(a.lookup(user).Sessions) == 0 })
 		if seen := a.lookup(user).LastSeen; time.Since(seen).Abs() > time.Minute {
 			t.Errorf("last seen %v", seen)
@@ -193,8 +193,21 @@ func TestPresence(t *testing.T) {
 		}
 		g.Register(user, 3, 1)
 		until(t, "online", func() bool { online, _ := ask(); return online })
-		g.Unregister(user, 3, 1)
+		g.Unregister(user, 3, 1, true)
 		until(t, "offline", func() bool { online, seen := ask(); return !online && !seen.IsZero() })
+		// Whoever hides is not there, and what was known is erased.
+		g.Register(user, 3, 2)
+		g.Hide(2, true)
+		until(t, "hidden", func() bool {
+			online, seen := ask()
+			u := g.lookup(user)
+			return !online && seen.IsZero() && u.Hidden && u.LastSeen.IsZero() && len(u.Sessions) == 1
+		})
+		g.Unregister(user, 3, 2, false)
+		until(t, "hidden and gone", func() bool { u := g.lookup(user); return u.Hidden && u.LastSeen.IsZero() && len(u.Sessions) == 0 })
+		g.Register(user, 3, 3)
+		g.Hide(3, false)
+		until(t, "shown again", func() bool { online, _ := ask(); return online && !g.lookup(user).Hidden })
 	})
 }
 
@@ -213,13 +226,14 @@ func TestRedisRestart(t *testing.T) {
 	until(t, "entry", func() bool { return len(g.lookup(1).Sessions) == 1 })
 	m.Close()
 	g.Register(2, 0, 12)
-	g.Unregister(1, 0, 11)
+	g.Hide(12, true)
+	g.Unregister(1, 0, 11, true)
 	g.Publish("u9", []byte("lost"))
 	other.Subscribe("u10")
 	m = miniredis.NewMiniRedis()
 	until(t, "the port to be free", func() bool { return m.StartAddr(addr) == nil })
 	t.Cleanup(m.Close)
-	until(t, "the entry made while it was away", func() bool { return len(g.lookup(2).Sessions) == 1 })
+	until(t, "the entry made while it was away", func() bool { u := g.lookup(2); return len(u.Sessions) == 1 && u.Hidden })
 	until(t, "the other to be gone", func() bool { return len(g.lookup(1).Sessions) == 0 })
 	receive(t, g, other, "u9")
 	receive(t, g, other, "u10")
@@ -249,7 +263,7 @@ func TestDeadRedisBlocksNobody(t *testing.T) {
 		g.Publish("u1", nil)
 		g.Presence(i, func(bool, time.Time) { t.Error("an answer from a dead Redis") })
 		g.Subscribe(fmt.Sprint("u", i))
-		g.Unregister(i, 0, i)
+		g.Unregister(i, 0, i, true)
 	}
 	if took := time.Since(began); took > 10*time.Second { // held up each time: 250 s
 		t.Errorf("5,000 calls took %v", took)
@@ -273,7 +287,7 @@ func TestTimeToLiveOfUser(t *testing.T) {
 		if ttl := m.TTL(userKey(5)); ttl != keep {
 			t.Errorf("connection %d: the hash lives %v", conn, ttl)
 		}
-		g.Unregister(5, 0, conn)
+		g.Unregister(5, 0, conn, true)
 		until(t, "its end", func() bool { return len(g.lookup(5).Sessions) == 0 })
 		if ttl := m.TTL(userKey(5)); ttl != keep {
 			t.Errorf("after connection %d: the hash lives %v", conn, ttl)
