@@ -41,6 +41,7 @@ type device struct {
 	connects   int
 	receipts   map[peerIn]watermarks
 	lists      []*wire.ReceiptList
+	results    map[uint64]*wire.GroupResult // by request
 	typing     []*wire.TypingEvent
 	presence   []*wire.PresenceEvent
 	refused    []*wire.Error
@@ -78,7 +79,7 @@ func dial(t *testing.T, gateways []string, key wire.Key, user uint64, number uin
 	}
 	d := &device{t: t, gateways: gateways, token: token, user: user, number: number,
 		changed: make(chan struct{}), outbox: map[wire.Conversation]*outbox{}, windows: map[sender]*wire.Window{},
-		receipts: map[peerIn]watermarks{}}
+		receipts: map[peerIn]watermarks{}, results: map[uint64]*wire.GroupResult{}}
 	d.connect()
 	return d
 }
@@ -196,6 +197,8 @@ func (d *device) handle(f *wire.Frame, delivered *uint64) {
 		}
 	case *wire.Frame_ReceiptList:
 		d.lists = append(d.lists, k.ReceiptList)
+	case *wire.Frame_GroupResult:
+		d.results[k.GroupResult.RequestId] = k.GroupResult
 	case *wire.Frame_TypingEvent:
 		d.typing = append(d.typing, k.TypingEvent)
 	case *wire.Frame_PresenceEvent:
