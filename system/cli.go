@@ -261,7 +261,7 @@ func (s SingleNode) Config() (Config, error) {
 		Pushes:   []RPCInstance{{RPC: free, Debug: free}},
 		Kafka:    Kafka{Brokers: []string{s.Kafka}, Topic: "throng-groups", Partitions: singlePartitions},
 		Redis:    Redis{Addr: s.Redis},
-		GroupSQL: SQL{Driver: "sqlite", DSN: filepath.Join(s.Data, "groups.db")},
+		GroupSQL: GroupSQL{SQL: SQL{Driver: "sqlite", DSN: filepath.Join(s.Data, "groups.db")}},
 		Provider: Provider{URL: s.Provider},
 		Key:      key,
 	}

@@ -27,7 +27,7 @@ type Config struct {
 
 	Kafka    Kafka    `json:"kafka"`
 	Redis    Redis    `json:"redis"`
-	GroupSQL SQL      `json:"group_sql"`
+	GroupSQL GroupSQL `json:"group_sql"`
 	Provider Provider `json:"provider"`
 
 	// Key signs client tokens and the proofs that a message is durable. Base64
@@ -65,6 +65,8 @@ type GroupInstance struct {
 	RPC   string `json:"rpc"`
 	HTTP  string `json:"http"`
 	Debug string `json:"debug"`
+	// Zone is where it is: replicas of the group store there are read first.
+	Zone string `json:"zone,omitempty"`
 }
 
 // InboxInstance is one inbox service with the store of its shards.
@@ -102,6 +104,20 @@ type SQL struct {
 	// the path, one file for each of its loops, and "_0", "_1" ... to the name
 	// of the schema, which it makes; no two inboxes may name the same one.
 	DSN string `json:"dsn"`
+}
+
+// GroupSQL names the database of the groups: the primary, which is written to,
+// and replicas to read from, which somebody else keeps up with it.
+type GroupSQL struct {
+	SQL
+	Zone     string       `json:"zone,omitempty"` // of the primary
+	Replicas []SQLReplica `json:"replicas,omitempty"`
+}
+
+// SQLReplica is a read-only copy of a database.
+type SQLReplica struct {
+	DSN  string `json:"dsn"` // as SQL.DSN, of the same driver
+	Zone string `json:"zone,omitempty"`
 }
 
 // Provider is who delivers push notifications.
@@ -191,7 +207,12 @@ func (c *Config) Check() error {
 	if _, _, err := net.SplitHostPort(c.Redis.Addr); err != nil {
 		bad("redis.addr", "%q is not host:port", c.Redis.Addr)
 	}
-	checkSQL("group_sql", c.GroupSQL, bad)
+	checkSQL("group_sql", c.GroupSQL.SQL, bad)
+	for i, r := range c.GroupSQL.Replicas {
+		if r.DSN == "" || r.DSN == c.GroupSQL.DSN {
+			bad(fmt.Sprintf("group_sql.replicas[%d].dsn", i), "%q: the DSN of a replica, which is not the primary", r.DSN)
+		}
+	}
 	for i, in := range c.Inboxes {
 		checkSQL(fmt.Sprintf("inboxes[%d].sql", i), in.SQL, bad)
 	}
@@ -288,5 +309,6 @@ func (c Config) clone() Config {
 	c.Inboxes = slices.Clone(c.Inboxes)
 	c.Pushes = slices.Clone(c.Pushes)
 	c.Kafka.Brokers = slices.Clone(c.Kafka.Brokers)
+	c.GroupSQL.Replicas = slices.Clone(c.GroupSQL.Replicas)
 	return c
 }

@@ -24,6 +24,7 @@ func single(t *testing.T) Config {
 func TestConfigSurvivesTheFile(t *testing.T) {
 	cfg := single(t)
 	cfg.Settings.PushDelay = Duration(1500 * time.Millisecond)
+	cfg.GroupSQL.Replicas = []SQLReplica{{DSN: "copy.db", Zone: "far"}}
 	data, err := json.MarshalIndent(cfg, "", "  ")
 	if err != nil {
 		t.Fatal(err)
@@ -52,6 +53,7 @@ func TestConfigErrorsSayWhere(t *testing.T) {
 		{"out of range", `"partitions": 16`, `"partitions": 0`, "kafka.partitions: 0 is not in 1.."},
 		{"no host", `"rpc": "127.0.0.1:0"`, `"rpc": "here"`, `messages[0].rpc: "here" is not host:port`},
 		{"driver", `"driver": "sqlite"`, `"driver": "oracle"`, "sql.driver"},
+		{"replica", `"group_sql": {`, `"group_sql": {"replicas": [{"zone": "far"}],`, "group_sql.replicas[0].dsn"},
 		{"syntax", `"partitions": 16`, `"partitions": 16,`, "not JSON"},
 		{"plant", `"key":`, `"plant": "weed", "key":`, `plant: "weed": allowed are`},
 		{"short key", `"key": "`, `"key": "YQ==", "plant": "`, "signing key has 1 bytes"},

@@ -58,7 +58,7 @@ func (in *infrastructure) topology(t *testing.T, n counts, addr func() string) s
 	cfg := system.Config{
 		Kafka:    system.Kafka{Brokers: []string{in.kafka}, Topic: "groups", Partitions: partitions},
 		Redis:    system.Redis{Addr: in.redis},
-		GroupSQL: system.SQL{Driver: "sqlite", DSN: filepath.Join(dir, "groups.db")},
+		GroupSQL: system.GroupSQL{SQL: system.SQL{Driver: "sqlite", DSN: filepath.Join(dir, "groups.db")}},
 		Provider: system.Provider{URL: in.provider.url},
 		Key:      key.String(),
 		Log:      system.Log{Level: "info"},

@@ -49,6 +49,10 @@ type Settings struct {
 	// stopped renewing its lease. [6 s]
 	LeaseTTL Duration `json:"lease_ttl,omitempty"`
 
+	// ReplicaMaxLag is how far a replica of the group store may be behind its
+	// primary and still be read from. [5 s]
+	ReplicaMaxLag Duration `json:"replica_max_lag,omitempty"`
+
 	// FanoutInFlight bounds the records of a partition that are being
 	// delivered. [512]
 	FanoutInFlight int `json:"fanout_in_flight,omitempty"`

@@ -176,7 +176,13 @@ func (m *maker) fanout() (runner, error) {
 func (m *maker) group() (runner, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()
-	store, err := groupsql.Open(ctx, groupsql.Config{Driver: m.GroupSQL.Driver, DSN: m.GroupSQL.DSN, Metrics: m.reg})
+	at := m.GroupSQL
+	sqlConfig := groupsql.Config{Driver: at.Driver, DSN: at.DSN, Zone: m.Groups[m.i].Zone, PrimaryZone: at.Zone,
+		MaxLag: time.Duration(m.Settings.ReplicaMaxLag), Metrics: m.reg}
+	for _, r := range at.Replicas {
+		sqlConfig.Replicas = append(sqlConfig.Replicas, groupsql.Replica{DSN: r.DSN, Zone: r.Zone})
+	}
+	store, err := groupsql.Open(ctx, sqlConfig)
 	if err != nil {
 		return nil, err
 	}

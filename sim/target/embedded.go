@@ -410,7 +410,7 @@ func (e *Embedded) describeSystem() error {
 	}
 	s.Kafka = system.Kafka{Brokers: []string{addr()}, Topic: topic, Layout: t.TopicLayout, Partitions: t.Partitions}
 	s.Redis = system.Redis{Addr: addr()}
-	s.GroupSQL = sqlite("groups.db")
+	s.GroupSQL.SQL = sqlite("groups.db")
 	e.providerAddr = addr()
 	s.Provider = system.Provider{URL: "http://" + e.providerAddr}
 	s.Key = e.cfg.Key.String()

@@ -64,6 +64,7 @@ func TestDeployment(t *testing.T) {
 	})
 	t.Run("infrastructure away", func(t *testing.T) { infrastructureAway(t, d) })
 	t.Run("replica follows", func(t *testing.T) { replicaFollows(t, d) })
+	t.Run("reads at the replica", func(t *testing.T) { readsAtReplica(t, d) })
 	t.Run("crash", func(t *testing.T) { crashes(t, d, events) })
 }
 

@@ -82,7 +82,10 @@ func (d *Deployment) describeSystem() {
 	}
 	s.Kafka.Topic, s.Kafka.Layout, s.Kafka.Partitions, s.Kafka.Replication = topic, t.TopicLayout, t.Partitions, d.cfg.Brokers
 	s.Redis = system.Redis{Addr: RoleRedis + "-0:" + portRedis}
-	s.GroupSQL = system.SQL{Driver: "mysql", DSN: dsn("mysql-0:"+portMySQL, groupSchema)}
+	s.GroupSQL.SQL = system.SQL{Driver: "mysql", DSN: dsn("mysql-0:"+portMySQL, groupSchema)}
+	for i := range d.cfg.Replicas {
+		s.GroupSQL.Replicas = append(s.GroupSQL.Replicas, system.SQLReplica{DSN: dsn(fmt.Sprintf("%s-%d:%s", RoleMySQL, i+1, portMySQL), groupSchema)})
+	}
 	s.Provider = system.Provider{URL: "http://" + RoleProvider + "-0:" + portMain}
 	s.Key = d.cfg.Key.String()
 	s.Log, s.Settings, s.Plant = d.cfg.Log, d.cfg.Settings, d.cfg.Plant

@@ -127,6 +127,9 @@ type Store interface {
 	Current(ctx context.Context, group uint64) (*State, error)
 	// Versions of a group, At for an offset. Error: ErrNoGroup.
 	Versions(ctx context.Context, group uint64, offset int64) (Versions, error)
+	// Recent is Versions at the end of the log, of which only Current and
+	// Inactive count: it may be behind, but not a version before least.
+	Recent(ctx context.Context, group, least uint64) (Versions, error)
 	// Members of a group in a version, sorted.
 	Members(ctx context.Context, group, version uint64) ([]uint64, error)
 	Outbox

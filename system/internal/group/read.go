@@ -124,15 +124,27 @@ func (s *Service) loadCurrent(ctx context.Context, group uint64) (*head, error) 
 	now := time.Now()
 	// Who looks after the group must be exact, and a pointer can be behind when
 	// the cache was away during a change; the others may be late.
-	if !s.owns(group) && old != nil {
-		if version, ok := s.shared.version(ctx, group); ok && version == old.version {
+	var pointer uint64
+	known := false
+	if !s.owns(group) {
+		pointer, known = s.shared.version(ctx, group)
+		if known && old != nil && pointer == old.version {
 			h := *old
 			h.checked = now
 			s.heads.put(group, &h, mark)
 			return &h, nil
 		}
 	}
-	v, err := s.cfg.Store.Versions(ctx, group, math.MaxInt64)
+	var v Versions
+	var err error
+	if known {
+		if old != nil {
+			pointer = max(pointer, old.version)
+		}
+		v, err = s.cfg.Store.Recent(ctx, group, pointer)
+	} else {
+		v, err = s.cfg.Store.Versions(ctx, group, math.MaxInt64)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("group %d: %w", group, err)
 	}

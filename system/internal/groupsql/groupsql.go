@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -24,13 +25,20 @@ type Config struct {
 	Driver string // sqlstore.SQLite or sqlstore.MySQL
 	// DSN is the path of a file for SQLite, whose folder must exist; for MySQL
 	// a DSN. All group instances of a deployment share it.
-	DSN     string
+	DSN string
+	// Replicas follow the primary, which DSN is, and are read from where the
+	// version that is needed is known; those in Zone, where this process is, first.
+	Replicas          []Replica
+	Zone, PrimaryZone string
+	// MaxLag is how far a replica may be behind and still be asked; default 5 s.
+	MaxLag  time.Duration
 	Metrics prometheus.Registerer // may be nil
 }
 
 // Store is a group.Store.
 type Store struct {
 	db   *sqlstore.DB
+	near *replicas
 	lock string // appended to a SELECT whose row is about to be changed
 }
 
@@ -49,7 +57,12 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("groupsql: %w", err), db.Close())
 	}
-	s := &Store{db: db}
+	near, err := newReplicas(cfg, db)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("groupsql: %w", err), db.Close())
+	}
+	near.start(ctx)
+	s := &Store{db: db, near: near}
 	if cfg.Driver == sqlstore.MySQL {
 		s.lock = " FOR UPDATE" // a SQLite transaction holds the write lock from its start
 	}
@@ -58,7 +71,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 
 // Close closes the connections. The group service must have stopped.
 func (s *Store) Close() error {
-	if err := s.db.Close(); err != nil {
+	if err := errors.Join(s.near.close(), s.db.Close()); err != nil {
 		return fmt.Errorf("groupsql: %w", err)
 	}
 	return nil

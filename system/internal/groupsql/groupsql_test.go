@@ -37,6 +37,26 @@ func TestConformance(t *testing.T) {
 			t.Skip("THRONG_MYSQL_DSN is not set")
 		}
 		suite(t, func(t testing.TB, _ string) *Store { return open(t, sqlstore.MySQL, dsn) })
+		t.Run("replica", func(t *testing.T) {
+			suite(t, func(t testing.TB, _ string) *Store { return upToDate(t, sqlstore.MySQL, dsn) })
+		})
+	})
+	dir := t.TempDir()
+	t.Run("replica", func(t *testing.T) {
+		suite(t, func(t testing.TB, name string) *Store {
+			return upToDate(t, sqlstore.SQLite, filepath.Join(dir, name+".db"))
+		})
+	})
+	// It has nothing but a heartbeat that is not old.
+	t.Run("replica behind", func(t *testing.T) {
+		copied := open(t, sqlstore.SQLite, filepath.Join(dir, "copy"))
+		if _, err := copied.db.Exec(t.Context(), "UPDATE chat_heartbeat SET at_us = ?", math.MaxInt64/1000); err != nil {
+			t.Fatal(err)
+		}
+		suite(t, func(t testing.TB, name string) *Store {
+			return openWith(t, Config{Driver: sqlstore.SQLite, DSN: filepath.Join(dir, "behind-"+name+".db"),
+				Replicas: []Replica{{DSN: filepath.Join(dir, "copy")}}})
+		})
 	})
 }
 
@@ -48,7 +68,18 @@ func sqlite(dir string) factory {
 
 func open(t testing.TB, driver, dsn string) *Store {
 	t.Helper()
-	s, err := Open(context.Background(), Config{Driver: driver, DSN: dsn})
+	return openWith(t, Config{Driver: driver, DSN: dsn})
+}
+
+// upToDate returns a store that is its own replica.
+func upToDate(t testing.TB, driver, dsn string) *Store {
+	t.Helper()
+	return openWith(t, Config{Driver: driver, DSN: dsn, Replicas: []Replica{{DSN: dsn}}})
+}
+
+func openWith(t testing.TB, cfg Config) *Store {
+	t.Helper()
+	s, err := Open(context.Background(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

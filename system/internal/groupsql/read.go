@@ -9,11 +9,30 @@ import (
 	"slices"
 
 	"throng/system/internal/group"
+	"throng/system/internal/sqlstore"
 )
 
-// Versions implements group.Store.
+// Versions implements group.Store. Only the primary knows for certain what is
+// in force at an offset: the log does not say how new the answer must be.
 func (s *Store) Versions(ctx context.Context, id uint64, offset int64) (group.Versions, error) {
-	rows, err := s.db.Query(ctx, `SELECT g.version, g.inactive,
+	s.near.reads.WithLabelValues("primary").Inc()
+	return versions(ctx, s.db, id, offset)
+}
+
+// Recent implements group.Store.
+func (s *Store) Recent(ctx context.Context, id, least uint64) (v group.Versions, err error) {
+	err = s.near.read(ctx, func(ctx context.Context, db *sqlstore.DB) error {
+		v, err = versions(ctx, db, id, math.MaxInt64)
+		if db != s.db && (errors.Is(err, group.ErrNoGroup) || err == nil && v.Current < least) {
+			return errBehind
+		}
+		return err
+	})
+	return v, err
+}
+
+func versions(ctx context.Context, db *sqlstore.DB, id uint64, offset int64) (group.Versions, error) {
+	rows, err := db.Query(ctx, `SELECT g.version, g.inactive,
   (SELECT c.log_offset FROM chat_change c WHERE c.group_id = g.group_id AND c.version = g.version),
   (SELECT MAX(c.version) FROM chat_change c WHERE c.group_id = g.group_id AND c.log_offset <= ?)
 FROM chat_group g WHERE g.group_id = ?`, offset, int64(id))
@@ -43,15 +62,48 @@ FROM chat_group g WHERE g.group_id = ?`, offset, int64(id))
 	return v, nil
 }
 
-// Members implements group.Store.
-func (s *Store) Members(ctx context.Context, id, version uint64) ([]uint64, error) {
-	members, err := numbers(s.db.Query(ctx, `SELECT user_id FROM chat_member
-WHERE group_id = ? AND joined_version <= ? AND (left_version = 0 OR left_version > ?)`,
-		int64(id), int64(version), int64(version)))
+// Members implements group.Store. A version never changes, so who has it has
+// its members.
+func (s *Store) Members(ctx context.Context, id, version uint64) (members []uint64, err error) {
+	err = s.near.read(ctx, func(ctx context.Context, db *sqlstore.DB) error {
+		if members, err = membersOf(ctx, db, id, version); db == s.db && errors.Is(err, errBehind) {
+			return nil // nobody has it: it has no members
+		}
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("groupsql: members: %w", err)
 	}
 	slices.Sort(members) // the database sorts signed numbers
+	return members, nil
+}
+
+// membersOf returns errBehind where the database does not have the version. One
+// statement sees one state of the database.
+func membersOf(ctx context.Context, db *sqlstore.DB, id, version uint64) ([]uint64, error) {
+	rows, err := db.Query(ctx, `SELECT g.version, m.user_id FROM chat_group g LEFT JOIN chat_member m
+ON m.group_id = g.group_id AND m.joined_version <= ? AND (m.left_version = 0 OR m.left_version > ?) WHERE g.group_id = ?`,
+		int64(version), int64(version), int64(id))
+	if err != nil {
+		return nil, err
+	}
+	var current int64
+	var members []uint64
+	for rows.Next() {
+		var user sql.NullInt64
+		if err := rows.Scan(&current, &user); err != nil {
+			return nil, errors.Join(err, rows.Close())
+		}
+		if user.Valid {
+			members = append(members, uint64(user.Int64))
+		}
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if uint64(current) < version {
+		return nil, errBehind
+	}
 	return members, nil
 }
 
