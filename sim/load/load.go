@@ -134,6 +134,7 @@ type Engine struct {
 	historyFailed atomic.Bool
 	pushes        struct{ checked, missing atomic.Int64 }
 	feedEnded     atomic.Pointer[error]
+	outages       outages
 
 	readers sync.WaitGroup // one for each connection's reader and each login
 }
