@@ -3,6 +3,7 @@ package load
 import (
 	"context"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
@@ -48,6 +49,10 @@ func (e *Engine) fault(ctx context.Context, f scenario.Fault) {
 		return
 	}
 	e.event("fault", fmt.Sprintf("%s, with %d sends unanswered", what, sends))
+	restarted := func() {}
+	if f.Kill != "" && (role == "kafka" || role == "mysql") {
+		restarted = e.outages.begin(e.now, f.RestartAfter == scenario.Never)
+	}
 	if f.Flush != "" || f.RestartAfter == scenario.Never || !e.sleepUntil(ctx, e.now()+f.RestartAfter) {
 		return
 	}
@@ -55,7 +60,52 @@ func (e *Engine) fault(ctx context.Context, f scenario.Fault) {
 		e.event("warning", fmt.Sprintf("fault: restart %s: %v", f.Kill, err))
 		return
 	}
+	restarted()
 	e.event("restart", f.Kill)
+}
+
+// recovery is how long it takes until the system is whole again after a part
+// was started again or, where that part is one of several, killed.
+const recovery = 10 * time.Second
+
+// outages are the times in which what was accepted lay in the log, or could not
+// be stored, because a part of the infrastructure was away.
+type outages struct {
+	mu   sync.Mutex
+	list []span // by from
+}
+
+type span struct{ from, to time.Duration }
+
+// begin notes that a part is away. If it is so for good, others do its work
+// soon; else the function that is returned says that it was started again.
+func (o *outages) begin(now func() time.Duration, forGood bool) (restarted func()) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	i, to := len(o.list), now()+recovery
+	if !forGood {
+		to = math.MaxInt64
+	}
+	o.list = append(o.list, span{now(), to})
+	return func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.list[i].to = now() + recovery
+	}
+}
+
+// whole returns how much of a time was outside of all outages.
+func (o *outages) whole(from, to time.Duration) time.Duration {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	length, at := to-from, from
+	for _, s := range o.list {
+		if lo, hi := max(s.from, at), min(s.to, to); hi > lo {
+			length -= hi - lo
+			at = hi
+		}
+	}
+	return length
 }
 
 func (e *Engine) sleepUntil(ctx context.Context, at time.Duration) bool {

@@ -135,6 +135,7 @@ type Engine struct {
 	historyFailed atomic.Bool
 	pushes        pushCounts
 	feedEnded     atomic.Pointer[error]
+	outages       outages
 
 	readers sync.WaitGroup // one for each connection's reader and each login
 }

@@ -117,10 +117,12 @@ func (p *pushed) answered(all *pushCounts, outcome PushOutcome, at time.Duration
 // checkPush audits the push of a message that came out of an inbox: one that
 // lay there unacknowledged for longer than the push delay must have caused a
 // push, or been covered by a later one, unless the provider does not know the
-// device, or failed every attempt, or made everybody wait. The caller holds d.mu.
+// device, or failed every attempt, or made everybody wait. While a part of the
+// infrastructure is away, it may have been on its way to the inbox. The caller
+// holds d.mu.
 func (e *Engine) checkPush(d *device, m *wire.Deliver, now time.Duration) {
 	accepted := time.UnixMilli(m.AcceptedMs).Sub(e.start)
-	if !e.offers.Pushes || d.key.Device != 0 || now-accepted < seconds(e.spec.PushDelayS)+pushGrace {
+	if !e.offers.Pushes || d.key.Device != 0 || e.outages.whole(accepted, now) < seconds(e.spec.PushDelayS)+pushGrace {
 		return
 	}
 	e.pushes.checked.Add(1)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -133,20 +134,24 @@ func eventually(t *testing.T, d time.Duration, what string, ok func() bool) {
 	}
 }
 
-// watched closes seen when a line begins with at.
+// watched closes seen when a line begins with what at matches.
 type watched struct {
 	mu   sync.Mutex
 	buf  strings.Builder
-	at   string
+	at   *regexp.Regexp
 	seen chan struct{}
 	done bool
+}
+
+func watch(at string) *watched {
+	return &watched{at: regexp.MustCompile("(?m)^" + at), seen: make(chan struct{})}
 }
 
 func (w *watched) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.buf.Write(p)
-	if !w.done && strings.Contains("\n"+w.buf.String(), "\n"+w.at) {
+	if !w.done && w.at.MatchString(w.buf.String()) {
 		w.done = true
 		close(w.seen)
 	}
