@@ -35,7 +35,7 @@ const (
 	maxStatements  = 512
 	defaultReaders = 4
 	// migrateAttempts bounds how often Migrate runs into another process that
-	// is migrating the same SQLite file.
+	// is migrating the same database.
 	migrateAttempts = 20
 	busyTimeout     = 10 * time.Second
 )
@@ -217,17 +217,17 @@ func (d *DB) Close() error {
 func (d *DB) Migrate(ctx context.Context, fsys fs.FS) error {
 	dialect := goose.DialectSQLite3
 	opts := []goose.ProviderOption{goose.WithDisableGlobalRegistry(true)}
-	attempts := migrateAttempts
 	if d.driver == MySQL {
-		dialect, attempts = goose.DialectMySQL, 1
+		dialect = goose.DialectMySQL
 		opts = append(opts, goose.WithSessionLocker(namedLock{}))
 	}
 	// goose has no lock for SQLite. Each migration is one transaction there,
 	// so the loser of a race fails as a whole and finds the work done when it
-	// looks again.
+	// looks again. On MySQL it looks at its table of versions before it takes the
+	// lock, and fails when another process has only half made it.
 	var err error
-	for i := range attempts {
-		if err = d.migrateOnce(ctx, dialect, fsys, opts); err == nil || ctx.Err() != nil || i == attempts-1 {
+	for i := range migrateAttempts {
+		if err = d.migrateOnce(ctx, dialect, fsys, opts); err == nil || ctx.Err() != nil || i == migrateAttempts-1 {
 			break
 		}
 		select {
