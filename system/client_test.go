@@ -39,6 +39,7 @@ type device struct {
 	got        []*wire.Deliver // fresh ones, in order
 	duplicates int
 	connects   int
+	at         time.Time // of the last connect
 	receipts   map[peerIn]watermarks
 	lists      []*wire.ReceiptList
 	results    map[uint64]*wire.GroupResult // by request
@@ -46,7 +47,9 @@ type device struct {
 	presence   []*wire.PresenceEvent
 	refused    []*wire.Error
 	closes     []wire.CloseCode
-	deaf       bool // loses what comes until it connects again
+	deaf       bool            // loses what comes until it connects again
+	silent     bool            // acknowledges nothing
+	drains     []time.Duration // jitter that gateways told it to go away within
 }
 
 type sender struct {
@@ -124,6 +127,7 @@ func (d *device) session(ctx context.Context) (again bool) {
 	d.update(func() {
 		d.ws, d.current = ws, false
 		d.connects++
+		d.at = time.Now()
 		for _, o := range d.outbox {
 			o.flying, o.failed = 0, false
 		}
@@ -177,7 +181,9 @@ func (d *device) handle(f *wire.Frame, delivered *uint64) {
 		} else {
 			d.duplicates++
 		}
-		d.write(&wire.Frame{Kind: &wire.Frame_Ack{Ack: &wire.Ack{Upto: *delivered}}})
+		if !d.silent {
+			d.write(&wire.Frame{Kind: &wire.Frame_Ack{Ack: &wire.Ack{Upto: *delivered}}})
+		}
 	case *wire.Frame_Sent:
 		d.answered(k.Sent.ClientMsgId, func(o *outbox) {
 			o.chain = k.Sent.Chain
@@ -203,6 +209,11 @@ func (d *device) handle(f *wire.Frame, delivered *uint64) {
 		d.typing = append(d.typing, k.TypingEvent)
 	case *wire.Frame_PresenceEvent:
 		d.presence = append(d.presence, k.PresenceEvent)
+	case *wire.Frame_Drain:
+		jitter := time.Duration(k.Drain.JitterMs) * time.Millisecond
+		d.drains = append(d.drains, jitter)
+		ws := d.ws
+		time.AfterFunc(rand.N(jitter+1), func() { ws.Close() })
 	}
 }
 

@@ -33,8 +33,11 @@ type Settings struct {
 	// FramesPerSecond and FrameBurst bound what one connection sends. [200, 1,000]
 	FramesPerSecond int `json:"frames_per_second,omitempty"`
 	FrameBurst      int `json:"frame_burst,omitempty"`
-	// IdleTimeout closes a connection that has sent nothing for so long. [75 s]
-	IdleTimeout Duration `json:"idle_timeout,omitempty"`
+	// IdleTimeout closes a connection that has sent nothing for so long. IOS and
+	// Android are for clients that say that they are. [75 s, 180 s, 900 s]
+	IdleTimeout        Duration `json:"idle_timeout,omitempty"`
+	IdleTimeoutIOS     Duration `json:"idle_timeout_ios,omitempty"`
+	IdleTimeoutAndroid Duration `json:"idle_timeout_android,omitempty"`
 	// DrainTimeout is how long a stopping gateway waits for clients to leave,
 	// DrainJitter what it tells them to spread over. [5 s, 3 s]
 	DrainTimeout Duration `json:"drain_timeout,omitempty"`

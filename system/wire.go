@@ -124,7 +124,8 @@ func (m *maker) gateway() (runner, error) {
 		Sessions: sessions, AllowedOrigins: set.AllowedOrigins, StampEvery: set.StampEvery,
 		Limits: gateway.Limits{
 			MaxConnections: set.MaxConnections, FramesPerSecond: set.FramesPerSecond, FrameBurst: set.FrameBurst,
-			IdleTimeout: time.Duration(set.IdleTimeout), DrainTimeout: time.Duration(set.DrainTimeout), DrainJitter: time.Duration(set.DrainJitter),
+			IdleTimeout: time.Duration(set.IdleTimeout), IdleIOS: time.Duration(set.IdleTimeoutIOS),
+			IdleAndroid: time.Duration(set.IdleTimeoutAndroid), DrainTimeout: time.Duration(set.DrainTimeout), DrainJitter: time.Duration(set.DrainJitter),
 		},
 		Log: m.log, Metrics: m.reg,
 	})

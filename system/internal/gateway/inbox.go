@@ -289,11 +289,11 @@ func (l *inboxLink) send(ctx context.Context, s grpc.BidiStreamingClient[rpc.Gat
 	}
 }
 
-// urgent says whether a session is to be opened or closed.
+// urgent says whether a session is to be opened or closed, or a user hides.
 func (l *inboxLink) urgent() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.opens)+len(l.closes) > 0
+	return len(l.opens)+len(l.closes)+len(l.privacy) > 0
 }
 
 // gather waits for t, and says whether the stream still goes on.
