@@ -27,6 +27,7 @@ const (
 	KindLogin        = "login"          // from the start of the connect until the upgrade is done
 	KindPush         = "push"           // until the provider has accepted a push for it
 	KindLate         = "generator_late" // actual start - intended, every scheduled action
+	KindGroupChange  = "group_change"   // until a client's change of a group is answered: it is in the group's log
 	KindHeld         = "held"           // how long replies were held beyond their scheduled time
 	// Fan-out, over members online: "fanout_first.<class>" and "fanout_last.<class>".
 	KindFanoutFirst = "fanout_first."

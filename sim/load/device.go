@@ -75,6 +75,7 @@ type device struct {
 
 	out     map[conv]*outbox
 	byID    map[uint64]*outMsg // by client message id, unanswered only
+	asks    map[uint64]*asking // by number, unanswered only
 	windows map[stream]*wire.Window
 	newest  map[stream]uint64 // highest seq received, what a read receipt names
 }

@@ -130,6 +130,7 @@ type Engine struct {
 	jitter  jitter
 	queues  [sendWorkers]chan job
 	flying  flying
+	asks    asks
 
 	pending       atomic.Int64 // devices to be proved
 	historyFailed atomic.Bool
@@ -162,16 +163,8 @@ func New(cfg Config) (*Engine, error) {
 	e.replies = newReplies(cfg.Schedule)
 	e.jitter.rng = rand.New(rand.NewPCG(cfg.Spec.Seed, jitterStream))
 	e.joiners = joinersOf(cfg.Schedule)
-	for g, users := range e.joiners {
-		for _, u := range users {
-			e.audit.Outside(g, u)
-		}
-	}
-	for i := range cfg.Schedule.Actions {
-		if a := &cfg.Schedule.Actions[i]; a.Kind == workload.MemberAdd || a.Kind == workload.MemberRemove {
-			e.audit.Start(a.Conv.Group, cfg.Population.GroupMembers(a.Conv.Group))
-		}
-	}
+	e.asks.made, e.asks.held = make(map[uint64]bool), make(map[uint64][]*workload.Action)
+	e.startOf(cfg.Schedule)
 	for i := range e.devices {
 		e.devices[i].m = make(map[audit.Device]*device)
 		e.ids[i].m = make(map[wire.MessageID]int32)
@@ -241,6 +234,7 @@ func (e *Engine) Run(ctx, hard context.Context) (*Outcome, error) {
 	e.settle(hard)
 	out.Phases = append(out.Phases, e.endPhase(phase))
 
+	e.abandon()
 	e.closing.Store(true)
 	phase = e.beginPhase("proof", e.spec.Phases.ProofS, false)
 	e.prove(hard)
@@ -300,7 +294,7 @@ func (e *Engine) playPhases(ctx context.Context) []history.Phase {
 // kinds are the recorder's numbers of the kinds of latency.
 type kinds struct {
 	sent, direct, group, own, read, drain, login, push, late, held metrics.Kind
-	deliveredAll, readAll                                          metrics.Kind
+	deliveredAll, readAll, change                                  metrics.Kind
 	first, last                                                    []metrics.Kind // by size class
 	drainRows                                                      []metrics.Kind // by drain class
 }
@@ -311,7 +305,7 @@ func registerKinds(r *metrics.Recorder) kinds {
 		own:  r.Kind(history.KindDeliverOwn),
 		read: r.Kind(history.KindRead), drain: r.Kind(history.KindDrain), login: r.Kind(history.KindLogin),
 		deliveredAll: r.Kind(history.KindDeliveredAll), readAll: r.Kind(history.KindReadAll),
-		push: r.Kind(history.KindPush), late: r.Kind(history.KindLate), held: r.Kind(history.KindHeld),
+		push: r.Kind(history.KindPush), late: r.Kind(history.KindLate), change: r.Kind(history.KindGroupChange), held: r.Kind(history.KindHeld),
 	}
 	for _, c := range history.SizeClasses {
 		k.first = append(k.first, r.Kind(history.KindFanoutFirst+c.Name))

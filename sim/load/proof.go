@@ -52,6 +52,9 @@ func (e *Engine) moving(ctx context.Context) string {
 	if unanswered > 0 {
 		return fmt.Sprintf("%d sends unanswered", unanswered)
 	}
+	if _, n := e.asks.unanswered(); n > 0 {
+		return fmt.Sprintf("%d group requests unanswered", n)
+	}
 	if !e.offers.Log {
 		return ""
 	}
@@ -120,17 +123,22 @@ func (e *Engine) prove(ctx context.Context) {
 	}
 }
 
-// unproved lists the devices that lack something or have unanswered sends.
+// unproved lists the devices that lack something or have unanswered sends or
+// group requests.
 func (e *Engine) unproved() []audit.Device {
 	todo := e.audit.Pending()
 	have := make(map[audit.Device]bool, len(todo))
 	for _, k := range todo {
 		have[k] = true
 	}
+	open, _ := e.asks.unanswered()
 	for _, m := range e.flying.unanswered() {
-		if !have[m.dev.key] {
-			have[m.dev.key] = true
-			todo = append(todo, m.dev.key)
+		open = append(open, m.dev.key)
+	}
+	for _, k := range open {
+		if !have[k] {
+			have[k] = true
+			todo = append(todo, k)
 		}
 	}
 	return todo
@@ -199,7 +207,7 @@ func (e *Engine) drainOne(ctx context.Context, k audit.Device) {
 func (e *Engine) awaitAnswers(ctx context.Context, d *device) {
 	for end := e.now() + 5*time.Second; e.now() < end && ctx.Err() == nil; {
 		d.mu.Lock()
-		n := len(d.byID)
+		n := len(d.byID) + len(d.asks)
 		d.mu.Unlock()
 		if n == 0 {
 			return

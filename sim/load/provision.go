@@ -90,7 +90,7 @@ func (e *Engine) groupDevices(group uint64) ([]audit.Device, int) {
 		g := g.(*groupEntry)
 		return g.devices, g.size
 	}
-	members := e.cfg.Population.GroupMembers(group)
+	members := e.sched.Members(group)
 	g := &groupEntry{size: len(members)}
 	for _, u := range members {
 		g.devices = append(g.devices, e.devicesOf(u)...)
@@ -114,8 +114,11 @@ type groupEntry struct {
 func joinersOf(s *workload.Schedule) map[uint64][]uint64 {
 	out := make(map[uint64][]uint64)
 	for i := range s.Actions {
-		if a := &s.Actions[i]; a.Kind == workload.MemberAdd {
+		switch a := &s.Actions[i]; {
+		case a.Kind == workload.MemberAdd:
 			out[a.Conv.Group] = append(out[a.Conv.Group], a.User)
+		case a.Kind == workload.GroupAsk && s.Asks[a.Index].Kind == workload.Join:
+			out[a.Conv.Group] = append(out[a.Conv.Group], s.Asks[a.Index].Member)
 		}
 	}
 	return out

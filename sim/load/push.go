@@ -122,7 +122,8 @@ func (p *pushed) answered(all *pushCounts, outcome PushOutcome, at time.Duration
 // holds d.mu.
 func (e *Engine) checkPush(d *device, m *wire.Deliver, now time.Duration) {
 	accepted := time.UnixMilli(m.AcceptedMs).Sub(e.start)
-	if !e.offers.Pushes || d.key.Device != 0 || e.outages.whole(accepted, now) < seconds(e.spec.PushDelayS)+pushGrace {
+	own := m.From == d.key.User // copies of what the user sent from another device cause none
+	if !e.offers.Pushes || d.key.Device != 0 || own || e.outages.whole(accepted, now) < seconds(e.spec.PushDelayS)+pushGrace {
 		return
 	}
 	e.pushes.checked.Add(1)

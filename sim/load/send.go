@@ -63,6 +63,9 @@ func (e *Engine) play(ctx context.Context) {
 		case workload.MemberAdd, workload.MemberRemove:
 			e.late(a)
 			e.readers.Go(func() { e.changeMembers(ctx, a) })
+		case workload.GroupAsk:
+			e.late(a)
+			e.askGroup(a)
 		}
 	}
 }
@@ -139,6 +142,9 @@ func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Se
 // worker), so the number taken first is also appended first; the audit hears of
 // the message before anybody, a login included, can write it.
 func (e *Engine) submit(a *workload.Action) {
+	if e.hold(a) {
+		return
+	}
 	intended := e.loadStart + a.At
 	c := conv{a.Conv.Group, a.Conv.Peer}
 	clientID := uint64(a.Index) + 1

@@ -117,6 +117,7 @@ func (e *Engine) login(d *device) {
 			e.write(d, o, m)
 		}
 	}
+	d.writeAsks()
 	proof, view := d.proof, d.view
 	d.mu.Unlock()
 	if !proof {
@@ -176,6 +177,8 @@ func (h *deviceHandler) Frame(c *client.Conn, f *wire.Frame) {
 		e.current((*session)(h), c, k.Current.Delivered)
 	case *wire.Frame_Receipts:
 		e.receipts(d, k.Receipts)
+	case *wire.Frame_GroupResult:
+		e.answered(d, k.GroupResult)
 	case *wire.Frame_Error:
 		if k.Error.ClientMsgId != 0 {
 			e.refusedOrRetry(d, k.Error)

@@ -61,6 +61,10 @@ func (s *Spec) fields() []field {
 	out = append(out,
 		field{path: "membership.removals_per_s", kind: kindNumber, max: 1000, def: "0", doc: "members removed from groups during steady", to: &s.Membership.RemovalsPerS},
 		field{path: "membership.additions_per_s", kind: kindNumber, max: 1000, def: "0", doc: "members added to groups during steady", to: &s.Membership.AdditionsPerS},
+		field{path: "membership.creates_per_s", kind: kindNumber, max: 1000, def: "0", doc: "groups created by clients during steady; the founder writes in each", to: &s.Membership.CreatesPerS},
+		field{path: "membership.joins_per_s", kind: kindNumber, max: 1000, def: "0", doc: "members added by clients who administrate the group during steady", to: &s.Membership.JoinsPerS},
+		field{path: "membership.leaves_per_s", kind: kindNumber, max: 1000, def: "0", doc: "members who leave by themselves during steady", to: &s.Membership.LeavesPerS},
+		field{path: "membership.renames_per_s", kind: kindNumber, max: 1000, def: "0", doc: "groups renamed by clients during steady", to: &s.Membership.RenamesPerS},
 	)
 	out = append(out, s.Gates.fields()...)
 	out = append(out,

@@ -112,10 +112,17 @@ type Stratum struct {
 	Phase     string // warmup, steady, spike
 }
 
-// Membership changes of real groups during steady, a second.
+// Membership changes of real groups, and other changes of them, during steady,
+// a second.
 type Membership struct {
+	// By the provisioning API.
 	RemovalsPerS  float64
 	AdditionsPerS float64
+	// By clients who are online.
+	CreatesPerS float64
+	JoinsPerS   float64 // an administrator adds somebody
+	LeavesPerS  float64
+	RenamesPerS float64
 }
 
 // Fault kills one process, or empties one store. Either Kill or Flush is set.

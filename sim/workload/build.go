@@ -34,6 +34,8 @@ type builder struct {
 	sends    []send
 	extra    []send // of strata, until the sessions are known
 	changes  []change
+	asks     []ask
+	created  map[uint64][]uint64
 	index    []int32 // of each event's send, -1 none
 
 	scale, meanLength        float64 // of session lengths, microseconds
@@ -56,7 +58,7 @@ const (
 // Stats.Warnings; an error means that the scenario is too large, or does not
 // fit the population.
 func Build(spec *scenario.Spec, pop *population.Population) (*Schedule, error) {
-	b := &builder{spec: spec, pop: pop, rates: spec.Resolved()}
+	b := &builder{spec: spec, pop: pop, rates: spec.Resolved(), created: map[uint64][]uint64{}}
 	if pop.Users() != max(2, b.rates.Users) {
 		return nil, fmt.Errorf("build schedule of %s: the population has %d users, the scenario %d", spec.Name, pop.Users(), b.rates.Users)
 	}
@@ -78,6 +80,7 @@ func Build(spec *scenario.Spec, pop *population.Population) (*Schedule, error) {
 	b.strataSends()
 	b.backlogSends()
 	b.planChanges()
+	b.planAsks()
 	if len(b.sends) == 0 {
 		return nil, errors.New("build schedule of " + spec.Name + ": nothing is sent")
 	}
@@ -153,7 +156,15 @@ func (b *builder) schedule() *Schedule {
 		}
 		actions = append(actions, b.action(kind, c.at, Action{User: c.user, Conv: Conv{Group: c.group}}))
 	}
-	s := &Schedule{Actions: sorted(actions), Phases: b.spans(), spec: b.spec, sessions: b.sessions}
+	var asks []Ask
+	for i := range b.asks {
+		x := &b.asks[i]
+		by := &b.sessions[x.session]
+		act := b.action(GroupAsk, x.at, Action{User: by.user, Device: by.device, Conv: Conv{Group: x.Group}})
+		act.Index = int32(i)
+		actions, asks = append(actions, act), append(asks, x.Ask)
+	}
+	s := &Schedule{Actions: sorted(actions), Asks: asks, Created: b.created, Phases: b.spans(), spec: b.spec, sessions: b.sessions}
 	s.Sends = make([]int32, len(b.sends))
 	for i := range s.Actions {
 		if a := &s.Actions[i]; a.Kind == Send {

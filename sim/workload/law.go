@@ -24,6 +24,7 @@ const (
 	purposePushOpen
 	purposeRead
 	purposeKind
+	purposeAsks
 )
 
 const second = 1_000_000 // times inside this package are integer microseconds

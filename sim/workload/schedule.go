@@ -18,6 +18,11 @@ type Schedule struct {
 	Stats   Stats
 	// Sends[i] is the position in Actions of the send with Index i.
 	Sends []int32
+	// Asks are what clients ask of groups, see Action.Index.
+	Asks []Ask
+	// Created are the groups that clients create, with their members: the
+	// founder is the first.
+	Created map[uint64][]uint64
 
 	spec     *scenario.Spec
 	pop      *population.Population
@@ -59,9 +64,15 @@ func (s *Schedule) touch() {
 		if a.Conv.Peer != 0 {
 			s.users = append(s.users, a.Conv.Peer)
 		}
-		if a.Conv.Group != 0 {
+		if _, created := s.Created[a.Conv.Group]; a.Conv.Group != 0 && !created {
 			s.groups = append(s.groups, a.Conv.Group)
 		}
+	}
+	for i := range s.Asks {
+		if u := s.Asks[i].Member; u != 0 {
+			s.users = append(s.users, u)
+		}
+		s.users = append(s.users, s.Created[s.Asks[i].Group]...)
 	}
 	slices.Sort(s.groups)
 	s.groups = slices.Clip(slices.Compact(s.groups))

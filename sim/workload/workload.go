@@ -2,7 +2,8 @@
 // population into a Schedule, in which the time of every send, open, close and
 // membership change is fixed before the run by the seed alone. It owns the
 // in-chat time law, sessions and their calibration. It has no network, no
-// clock and no goroutines, and imports only sim/scenario and sim/population.
+// clock and no goroutines, and imports only sim/scenario, sim/population and
+// system/wire (for the ids of groups that clients create).
 package workload
 
 import "time"
@@ -19,6 +20,7 @@ const (
 	View                               // the conversation on the screen is now Conv (Open's Conv is the first)
 	MemberRemove                       // User leaves Conv.Group, by the provisioning API
 	MemberAdd                          // User joins Conv.Group
+	GroupAsk                           // User asks what Schedule.Asks says at Index
 )
 
 // Cause says why a session was opened.
@@ -50,7 +52,7 @@ type Action struct {
 	Device  uint32
 	ReplyTo int32 // Send: Index of the message that it answers, -1 none
 	About   int32 // Send: Index of the message that it reacts to, edits, deletes, answers or ends as a call, -1 none
-	Index   int32 // Send: its own number, 0.. in time order; the backlog's come first
+	Index   int32 // Send: its own number, 0.. in time order; the backlog's come first. GroupAsk: see there
 	MsgKind int32 // Send: a wire.Kind
 	Kind    ActionKind
 	Cause   Cause
@@ -105,6 +107,7 @@ type Stats struct {
 	Members             int // of touched groups
 	PeakConnected       int
 	Removals, Additions int
+	Asks                int // group requests of clients
 	ActiveChats         int // conversations with a send in the run
 	TypingFrames        int
 	Warnings            []string // targets that the schedule could not meet, for people
