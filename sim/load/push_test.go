@@ -40,7 +40,7 @@ func TestPushAudit(t *testing.T) {
 		for _, a := range c.answers {
 			d.pushed.answered(&e.pushes, a.outcome, a.at)
 		}
-		e.checkPush(d, &wire.Deliver{AcceptedMs: e.start.Add(accepted).UnixMilli() + 1}, c.now)
+		e.checkPush(d, &wire.Deliver{From: 2, AcceptedMs: e.start.Add(accepted).UnixMilli() + 1}, c.now)
 		if got := e.pushAudit(); got != c.want {
 			t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
 		}
