@@ -72,6 +72,7 @@ build: ## Builds bin/throng (harness) and bin/chatd (backend), static
 .PHONY: test
 test: ## Runs all tests
 	$(GO) test -timeout $(TIMEOUT) ./...
+	@[ "$$THRONG_DOCKER" = 1 ] || echo "NOT RUN by this: the tests that need Docker; make test-containers runs them" >&2
 
 # What is heavy is compiled before the first test starts: on a small machine a
 # compiler beside a test that watches the clock makes the test fail. -short
