@@ -364,7 +364,8 @@ func (d *device) awaitFor(limit time.Duration, what string, ok func() bool) {
 			return
 		}
 		changed := d.changed
-		state := fmt.Sprintf("connected %v, current %v, %d received, %d connects, closes %v, refused %v", d.ws != nil, d.current, len(d.got), d.connects, d.closes, d.refused)
+		state := fmt.Sprintf("connected %v, current %v, %d received, %d unacknowledged, %d connects, closes %v, refused %v",
+			d.ws != nil, d.current, len(d.got), d.unacked(), d.connects, d.closes, d.refused)
 		d.mu.Unlock()
 		select {
 		case <-deadline.C:
@@ -381,14 +382,23 @@ func (d *device) awaitCurrent() {
 
 func (d *device) awaitSent() {
 	d.t.Helper()
-	d.await("everything sent", func() bool {
-		for _, o := range d.outbox {
-			if len(o.unacked) > 0 {
-				return false
-			}
-		}
-		return true
-	})
+	d.await("everything sent", func() bool { return d.unacked() == 0 })
+}
+
+// unsent is how many messages are not acknowledged.
+func (d *device) unsent() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.unacked()
+}
+
+// unacked is unsent with d.mu held.
+func (d *device) unacked() int {
+	n := 0
+	for _, o := range d.outbox {
+		n += len(o.unacked)
+	}
+	return n
 }
 
 // bodies returns the bodies received from a user in a conversation, in order.
