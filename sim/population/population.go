@@ -20,9 +20,10 @@ type GroupID = uint64
 const (
 	activitySigma = 1.2   // of the lognormal of a user's rate of sends
 	meanContacts  = 489.6 // exponential
-	// Linked devices: 0.2 a user on average, at most 3 here (the service's
-	// limit is 4); the split is an assumption.
+	// Linked devices: 0.2 a user on average in the profile, at most 3 here (the
+	// service's limit is 4); the split is an assumption.
 	oneLinked, twoLinked, threeLinked = 0.11, 0.03, 0.01
+	meanLinked                        = oneLinked + 2*twoLinked + 3*threeLinked
 )
 
 // Population is a population of users of one seed. Safe for concurrent use.
@@ -33,20 +34,23 @@ type Population struct {
 	// number: the quantile of a user's activity is its position's.
 	order permutation
 	sizes sizeLaw
+	links float64 // linked devices, relative to the profile
 	// generation is part of every id.
 	generation uint64
 }
 
 // New returns the population of a seed with the given number of users (at
 // least 2) and the chat mix of a preset of the scenario package (A, B, C,
-// direct; anything else counts as B).
-func New(seed uint64, users int64, preset string) *Population {
+// direct; anything else counts as B). devices is the mean number of devices of a
+// user, 1 to 2.
+func New(seed uint64, users int64, preset string, devices float64) *Population {
 	users = max(users, 2)
 	return &Population{
 		seed:  seed,
 		users: users,
 		order: newPermutation(NewStream(seed, purposeUsers, 0, 0), uint64(users)),
 		sizes: newSizeLaw(preset),
+		links: (devices - 1) / meanLinked,
 	}
 }
 
@@ -81,11 +85,10 @@ func (p *Population) Seed() uint64 { return p.seed }
 // Users is how many there are.
 func (p *Population) Users() int64 { return p.users }
 
-// Devices of a user: 1 and the linked ones, 1.2 on average; device 0 is the
-// phone.
+// Devices of a user: the phone, which is device 0, and the linked ones.
 func (p *Population) Devices(u UserID) int {
 	s := NewStream(p.seed, purposeDevices, u, 0)
-	switch x := s.Float64(); {
+	switch x := s.Float64() / p.links; {
 	case x < threeLinked:
 		return 4
 	case x < threeLinked+twoLinked:

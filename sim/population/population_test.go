@@ -62,7 +62,7 @@ func TestPermutationIsABijection(t *testing.T) {
 // The published figures: mean recipients of a message by preset.
 func TestFanOutOfPresets(t *testing.T) {
 	for preset, want := range map[string]float64{"A": 2.08, "B": 2.73, "C": 11.2, "direct": 1} {
-		got := New(1, 1e6, preset).FanOut()
+		got := New(1, 1e6, preset, 1.2).FanOut()
 		t.Logf("%s: %.4f", preset, got)
 		within(t, "fan-out "+preset, got, want, 0.01)
 	}
@@ -72,7 +72,7 @@ func TestFanOutOfPresets(t *testing.T) {
 func TestGroupSizes(t *testing.T) {
 	const n = 2_000_000
 	for _, preset := range []string{"A", "B", "C"} {
-		p := New(3, 1e6, preset)
+		p := New(3, 1e6, preset, 1.2)
 		s := NewStream(3, 1, 0, 0)
 		over := map[int]int{}
 		groups, recipients := 0, 0
@@ -126,7 +126,7 @@ func TestGroupSizes(t *testing.T) {
 }
 
 func TestActivityIsLognormal(t *testing.T) {
-	p := New(5, 200_000, "B")
+	p := New(5, 200_000, "B", 1.2)
 	var a []float64
 	sum := 0.0
 	for u := range uint64(200_000) {
@@ -144,7 +144,7 @@ func TestActivityIsLognormal(t *testing.T) {
 // A draw by activity has the size-biased law: E = E[a^2] = exp(sigma^2), and
 // its median is exp(sigma^2/2) times the mean.
 func TestSampleByActivityIsSizeBiased(t *testing.T) {
-	p := New(5, 600_000, "B")
+	p := New(5, 600_000, "B", 1.2)
 	rng := rand.New(rand.NewPCG(1, 2))
 	var a []float64
 	for range 200_000 {
@@ -157,7 +157,7 @@ func TestSampleByActivityIsSizeBiased(t *testing.T) {
 }
 
 func TestDevicesAndContacts(t *testing.T) {
-	p := New(9, 600_000, "B")
+	p := New(9, 600_000, "B", 1.2)
 	const n = 200_000
 	devices, contacts, over := 0, 0.0, 0
 	for u := uint64(1); u <= n; u++ {
@@ -184,7 +184,7 @@ func TestDevicesAndContacts(t *testing.T) {
 
 func TestMembersAreDistinctAndFoundFromTheID(t *testing.T) {
 	for _, users := range []int64{2, 30, 1500, 600_000} {
-		p := New(11, users, "C")
+		p := New(11, users, "C", 1.2)
 		s := NewStream(1, 1, 0, 0)
 		check := func(size int, members []UserID) {
 			t.Helper()
@@ -218,7 +218,7 @@ func TestMembersAreDistinctAndFoundFromTheID(t *testing.T) {
 			}
 		}
 	}
-	if m := New(1, 1000, "B").GroupMembers(12345); m != nil {
+	if m := New(1, 1000, "B", 1.2).GroupMembers(12345); m != nil {
 		t.Errorf("an id that is no group has members %v", m)
 	}
 }
@@ -226,7 +226,7 @@ func TestMembersAreDistinctAndFoundFromTheID(t *testing.T) {
 // The golden value holds on every machine and architecture: a change of it
 // changes every published run.
 func TestPopulationIsTheSameEverywhere(t *testing.T) {
-	p := New(2026, 600_000, "B")
+	p := New(2026, 600_000, "B", 1.2)
 	h := fnv.New64a()
 	for u := uint64(1); u <= 2000; u++ {
 		fmt.Fprintln(h, p.Devices(u), math.Float64bits(p.Activity(u)), p.Contacts(u), p.Contact(u, int(u)))
@@ -241,7 +241,7 @@ func TestPopulationIsTheSameEverywhere(t *testing.T) {
 }
 
 func BenchmarkMembers(b *testing.B) {
-	p := New(1, 600_000, "B")
+	p := New(1, 600_000, "B", 1.2)
 	s := NewStream(1, 1, 0, 0)
 	for b.Loop() {
 		p.Members(s.Uint64() % ConversationSpace)
@@ -251,7 +251,7 @@ func BenchmarkMembers(b *testing.B) {
 // Another generation is the same people under other ids.
 func TestGenerations(t *testing.T) {
 	const users = 5000
-	first := New(3, users, "B")
+	first := New(3, users, "B", 1.2)
 	low := func(u UserID) uint64 { return u & (userBits - 1) }
 	for _, g := range []uint64{1, 255, 256, 1_234_567, Generations - 1} {
 		p := first.Generation(g)

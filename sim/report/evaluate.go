@@ -136,6 +136,7 @@ func (e *evaluator) facts() facts {
 	all, _ := e.run.Sum(math.Inf(-1), math.Inf(1))
 	f.deliveries = all.Live + all.Drained + all.Transition + all.Proof
 	f.sent, f.direct, f.group = e.p99(history.KindSent), e.p99(history.KindDeliverDirect), e.p99(history.KindDeliverGroup)
+	f.own = e.p99(history.KindDeliverOwn)
 	f.deliver = e.p99(history.KindDeliverDirect, history.KindDeliverGroup)
 	f.drain, f.login, f.late = e.p99(history.KindDrain), e.p99(history.KindLogin), e.p99(history.KindLate)
 	return f

@@ -31,7 +31,7 @@ type facts struct {
 	phase    string
 	seconds  float64
 
-	sent, deliver, direct, group, drain, login, late quantile // p99 of the gated phase
+	sent, deliver, direct, group, own, drain, login, late quantile // p99 of the gated phase
 
 	offered, written, accepted int64 // sends of the gated phase
 	logins                     int64
@@ -297,6 +297,7 @@ func slos(f facts) []slo {
 	g := f.gates
 	return []slo{{"send to sent, p99", f.sent, g.P99SentMs}, {"send to deliver, p99", f.deliver, g.P99DeliverMs},
 		{"send to deliver direct, p99", f.direct, g.P99DeliverDirectMs}, {"send to deliver group, p99", f.group, g.P99DeliverGroupMs},
+		{"send to own devices, p99", f.own, g.P99DeliverOwnMs},
 		{"inbox drain, p99", f.drain, g.P99DrainMs}, {"login, p99", f.login, g.P99LoginMs}}
 }
 

@@ -122,6 +122,7 @@ func (g *Gates) fields() []field {
 		ms("p99_deliver_ms", "0", "p99 send to Deliver, online", &g.P99DeliverMs),
 		ms("p99_deliver_direct_ms", "0", "the same, direct", &g.P99DeliverDirectMs),
 		ms("p99_deliver_group_ms", "0", "the same, groups", &g.P99DeliverGroupMs),
+		ms("p99_deliver_own_ms", "0", "the same, copies of direct messages for the sender's other devices", &g.P99DeliverOwnMs),
 		ms("p99_drain_ms", "0", "p99 connect to Current", &g.P99DrainMs),
 		ms("p99_login_ms", "0", "p99 connect to upgraded", &g.P99LoginMs),
 		ms("generator_late_p99_ms", "10", "p99 lateness of the generator, above it inconclusive", &g.GeneratorLateP99Ms),
@@ -139,6 +140,8 @@ func (o *Overrides) fields() []field {
 		{path: "rates.mean_session", kind: kindDuration, max: 86400, def: "0s", doc: "0s: 91.7 s in the foreground model", to: &o.MeanSessionS},
 		{path: "rates.chat_tempo", kind: kindNumber, max: 1000, def: "0", doc: "divides the times between messages of a chat; 0: 1", to: &o.ChatTempo},
 		{path: "rates.burst_share", kind: kindNumber, max: 0.999, def: "0", doc: "weight of the conversation burst branch; 0: 0.7473", to: &o.BurstShare},
+		{path: "rates.devices", kind: kindNumber, min: 1, max: 2, def: "1.2", doc: "devices of a user, the phone included, on average", to: &o.Devices},
+		{path: "rates.linked_share", kind: kindNumber, max: 0.9, def: "0.1", doc: "share of the opens without a conversation that are on a linked device", to: &o.LinkedShare},
 	}
 }
 

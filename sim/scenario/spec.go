@@ -155,6 +155,7 @@ type Gates struct {
 	P99DeliverMs       float64 // both kinds of deliver together
 	P99DeliverDirectMs float64
 	P99DeliverGroupMs  float64
+	P99DeliverOwnMs    float64 // copies of direct messages for the sender's other devices
 	P99DrainMs         float64
 	P99LoginMs         float64
 	// GeneratorLateP99Ms: above it the run is inconclusive, not failed.
@@ -181,6 +182,10 @@ type Overrides struct {
 	// BurstShare replaces the weight of the conversation burst branch (0.7473)
 	// in the law of times between messages: 0.95 makes bursts of 20 messages.
 	BurstShare float64
+	// Devices is the mean number of devices of a user, 1 to 2.
+	Devices float64
+	// LinkedShare of the opens that no conversation asks for are on a linked device.
+	LinkedShare float64
 }
 
 // Load reads and parses a scenario file. The error is an Errors when the

@@ -11,7 +11,7 @@ func TestScheduleOfAnotherGeneration(t *testing.T) {
 	computes(t)
 	spec := load(t, "smoke")
 	a := build(t, spec)
-	b, err := Build(spec, population.New(spec.Seed, spec.Resolved().Users, spec.Preset).Generation(77))
+	b, err := Build(spec, population.New(spec.Seed, spec.Resolved().Users, spec.Preset, spec.Rates.Devices).Generation(77))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -36,8 +36,6 @@ const (
 	// pushShare is how much of the logins is left for opens caused by pushes
 	// (assumption), at most half of what conversations leave.
 	pushShare = 0.08
-	// linkedShare of the background opens are on a linked device.
-	linkedShare = 0.10
 )
 
 // addNeeds collects, burst by burst, from when to when each writer of a burst
@@ -202,7 +200,7 @@ func (b *builder) background() {
 		}
 		n := session{open: at, cause: Background}
 		n.until = at + b.length(s.LogNormalMean(scenario.SessionSigma), b.scale)
-		linked := s.Float64() < linkedShare
+		linked := s.Float64() < b.spec.Rates.LinkedShare
 		if n.until <= b.warmup {
 			continue
 		}

@@ -25,7 +25,7 @@ func load(t testing.TB, name string) *scenario.Spec {
 
 func build(t testing.TB, spec *scenario.Spec) *Schedule {
 	t.Helper()
-	s, err := Build(spec, population.New(spec.Seed, spec.Resolved().Users, spec.Preset))
+	s, err := Build(spec, population.New(spec.Seed, spec.Resolved().Users, spec.Preset, spec.Rates.Devices))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -578,7 +578,7 @@ func TestScheduleIsSafeForConcurrentUse(t *testing.T) {
 }
 
 func TestBuildRefusesAnotherPopulation(t *testing.T) {
-	if _, err := Build(load(t, "smoke"), population.New(1, 5, "B")); err == nil {
+	if _, err := Build(load(t, "smoke"), population.New(1, 5, "B", 1.2)); err == nil {
 		t.Error("a population of 5 users was taken")
 	}
 }

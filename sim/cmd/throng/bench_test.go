@@ -24,7 +24,7 @@ func benchRun(b *testing.B, specYAML string, schedule func(*scenario.Spec, *popu
 	if err != nil {
 		b.Fatal(err)
 	}
-	pop := population.New(spec.Seed, spec.Resolved().Users, spec.Preset)
+	pop := population.New(spec.Seed, spec.Resolved().Users, spec.Preset, spec.Rates.Devices)
 	dir := b.TempDir()
 	start := time.Now()
 	m := &history.Manifest{FormatVersion: history.FormatVersion, Scenario: spec.Name, Start: start, Target: "embedded"}

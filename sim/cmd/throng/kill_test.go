@@ -91,7 +91,7 @@ func TestKillEveryRole(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pop := population.New(spec.Seed, spec.Resolved().Users, spec.Preset)
+	pop := population.New(spec.Seed, spec.Resolved().Users, spec.Preset, spec.Rates.Devices)
 	dir := t.TempDir()
 	start := time.Now()
 	w, err := history.Create(dir, &history.Manifest{FormatVersion: history.FormatVersion, Scenario: spec.Name, Start: start})

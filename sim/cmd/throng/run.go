@@ -121,7 +121,7 @@ func (c *cli) runScenario(name string, f *runFlags) error {
 // plan makes the population and the schedule, and checks that an external
 // target allows them.
 func (r *runner) plan(stack string) (err error) {
-	r.pop = population.New(r.spec.Seed, r.spec.Resolved().Users, r.spec.Preset)
+	r.pop = population.New(r.spec.Seed, r.spec.Resolved().Users, r.spec.Preset, r.spec.Rates.Devices)
 	if stack == "external" {
 		if err := r.openExternal(); err != nil {
 			return err
