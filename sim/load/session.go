@@ -9,6 +9,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"throng/sim/audit"
 	"throng/sim/client"
 	"throng/sim/history"
 	"throng/sim/workload"
@@ -111,7 +112,7 @@ func (e *Engine) login(d *device) {
 	d.conn, d.state = conn, open
 	e.stats.logins.Add(1)
 	e.rec.Record(e.kinds.login, (e.now() - start).Microseconds())
-	_ = conn.Write(&wire.Frame{Kind: &wire.Frame_Sync{Sync: &wire.Sync{InboxSeq: d.inboxSeq}}})
+	_ = conn.Write(&wire.Frame{Kind: &wire.Frame_Sync{Sync: &wire.Sync{InboxSeq: d.inboxSeq, Platform: platformOf(d.key)}}})
 	for _, o := range d.out {
 		for _, m := range o.unacked {
 			e.write(d, o, m)
@@ -127,6 +128,18 @@ func (e *Engine) login(d *device) {
 		}
 	}
 	conn.Start()
+}
+
+// platformOf says what a device is: phones are Android or iOS, linked devices
+// desktops.
+func platformOf(k audit.Device) wire.Platform {
+	switch {
+	case k.Device != 0:
+		return wire.Platform_PLATFORM_DESKTOP
+	case hashUser(k.User)%4 == 0:
+		return wire.Platform_PLATFORM_IOS
+	}
+	return wire.Platform_PLATFORM_ANDROID
 }
 
 func presenceFrame(available bool) *wire.Frame {
