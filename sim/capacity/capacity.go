@@ -197,7 +197,7 @@ type Profile struct {
 // overrides to be small.
 func Full(s *scenario.Spec) Profile {
 	c := *s
-	c.Scale, c.Rates = 1, scenario.Overrides{}
+	c.Scale, c.Rates = 1, scenario.ProfileRates()
 	r := c.Resolved()
 	return Profile{Name: s.Profile, Preset: s.Preset, Connection: s.Connection, PeakToMean: peakToMean,
 		MessagesPerDay: r.SendsPerS / peakToMean * secondsPerDay, SendsPerS: r.SendsPerS, GroupSendsPerS: r.GroupSendsPerS,

@@ -78,7 +78,7 @@ func table(w io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(w, 0, 0, 
 // describeRates puts the resolved rates beside those of the whole service.
 func (s *Spec) describeRates(w io.Writer) {
 	whole := *s
-	whole.Scale, whole.Rates = 1, Overrides{}
+	whole.Scale, whole.Rates = 1, ProfileRates()
 	at, full := s.Resolved(), whole.Resolved()
 	fmt.Fprintf(w, "\nRates at the diurnal peak\n")
 	t := table(w)
@@ -102,7 +102,7 @@ func (s *Spec) describeRates(w io.Writer) {
 	row("frames in/s, planned", at.InFramesPerS, full.InFramesPerS, "send 1 + typing 1.5 [A] + (ack 1 + read 0.8 [A]) x fan-out, + 4 an open")
 	row("active chats", float64(at.ActiveChats), float64(full.ActiveChats), fmt.Sprintf("sends/s x %.0f s mean time between messages [P]", full.MeanGapS))
 	t.Flush()
-	if s.Rates != (Overrides{}) {
+	if s.Rates != ProfileRates() {
 		fmt.Fprintf(w, "  this scenario overrides rates, so this run is not the profile at any scale\n")
 	} else {
 		fmt.Fprintf(w, "  scale-down law: all of these but mean session scale with s = %s; sizes, latencies and one user's behaviour do not\n", scaleText(s.Scale))

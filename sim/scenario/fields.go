@@ -140,8 +140,8 @@ func (o *Overrides) fields() []field {
 		{path: "rates.mean_session", kind: kindDuration, max: 86400, def: "0s", doc: "0s: 91.7 s in the foreground model", to: &o.MeanSessionS},
 		{path: "rates.chat_tempo", kind: kindNumber, max: 1000, def: "0", doc: "divides the times between messages of a chat; 0: 1", to: &o.ChatTempo},
 		{path: "rates.burst_share", kind: kindNumber, max: 0.999, def: "0", doc: "weight of the conversation burst branch; 0: 0.7473", to: &o.BurstShare},
-		{path: "rates.devices", kind: kindNumber, min: 1, max: 2, def: "1.2", doc: "devices of a user, the phone included, on average", to: &o.Devices},
-		{path: "rates.linked_share", kind: kindNumber, max: 0.9, def: "0.1", doc: "share of the opens without a conversation that are on a linked device", to: &o.LinkedShare},
+		{path: "rates.devices", kind: kindNumber, min: 1, max: 2, def: fmt.Sprint(profileDevices), doc: "devices of a user, the phone included, on average", to: &o.Devices},
+		{path: "rates.linked_share", kind: kindNumber, max: 0.9, def: fmt.Sprint(profileLinkedShare), doc: "share of the opens without a conversation that are on a linked device", to: &o.LinkedShare},
 	}
 }
 

@@ -188,6 +188,18 @@ type Overrides struct {
 	LinkedShare float64
 }
 
+// profileDevices and profileLinkedShare are what the profile assumes of linked
+// devices (WORKLOAD: 1.2 devices a user, swept from 1 to 2; assumed).
+const (
+	profileDevices     = 1.2
+	profileLinkedShare = 0.1
+)
+
+// ProfileRates is what a scenario has that overrides nothing.
+func ProfileRates() Overrides {
+	return Overrides{Devices: profileDevices, LinkedShare: profileLinkedShare}
+}
+
 // Load reads and parses a scenario file. The error is an Errors when the
 // file's content is at fault.
 func Load(path string) (*Spec, error) {

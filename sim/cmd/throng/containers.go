@@ -175,7 +175,7 @@ func (r *runner) runContainers(file, reason string) error {
 			for role, name := range r.flags.images { // for the manifest
 				args = append(args, "--image", role+"="+name)
 			}
-			if r.spec.Rates == (scenario.Overrides{}) {
+			if r.spec.Rates == scenario.ProfileRates() {
 				args = append(args, "--scale", strconv.FormatFloat(r.spec.Scale, 'g', -1, 64))
 			}
 			return args

@@ -75,7 +75,7 @@ func checkRate(spec *scenario.Spec, f *external.File, maxRate float64) error {
 		return nil
 	}
 	way := fmt.Sprintf("--max-rate %.0f allows it", math.Ceil(peak))
-	if spec.Rates == (scenario.Overrides{}) && len(spec.Extra) == 0 {
+	if spec.Rates == scenario.ProfileRates() && len(spec.Extra) == 0 {
 		way = fmt.Sprintf("--scale 1/%.0f stays below it, ", math.Ceil(peak/most/spec.Scale)) + way
 	}
 	return fmt.Errorf("the scenario plans %.0f sends/s in its %s phase and %s may get at most %g (max_sends_per_s): %s", peak, phase, f.Path, most, way)
