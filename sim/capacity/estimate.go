@@ -247,7 +247,7 @@ func (b *builder) cache() {
 	ops := b.o.perSend("throng_redis_ops_total")
 	per := b.measured("ops_per_send", ops, "")
 	b.add("cache", "ops_per_send", "", Measured, "Redis operations of all roles / accepted sends", ops)
-	b.add("cache", "ops", "/s", Computed, "ops_per_send x peak_sends", ops.times(b.p.SendsPerS), per, b.peakSends())
+	b.add("cache", "ops", "/s", Computed, "ops_per_send x peak_sends; a run with one gateway has no PUBLISH between gateways, up to 0.6 more for each send", ops.times(b.p.SendsPerS), per, b.peakSends())
 	b.add("cache", "shards", "servers", Computed, "ceil(ops_per_send x peak_sends / (cache_shard_rate x utilisation)) + spares",
 		ops.times(b.p.SendsPerS).through(func(v float64) float64 {
 			return math.Ceil(v/float64(cacheRate().Value*utilisation().Value)) + float64(spares().Value)

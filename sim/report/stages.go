@@ -81,7 +81,7 @@ func stageName(name string) (string, figure.Ink) {
 	case stageResidual:
 		return "not accounted for", figure.Muted
 	}
-	return "from the intended time to the application", figure.Text
+	return "in all", figure.Text
 }
 
 // stages fills in the breakdown of each kind that has one.
@@ -188,7 +188,7 @@ func (r *Result) stageTable() table {
 	for _, k := range stageKinds() {
 		if b, ok := r.Stages[k.kind]; ok && b.LeftOut == "" {
 			shown = append(shown, b)
-			t.Head = append(t.Head, k.name+", median", "p99", "share of p99", "p99 alone")
+			t.Head = append(t.Head, k.name+", p50", "p99", "share", "alone")
 		}
 	}
 	if len(shown) == 0 {
@@ -250,7 +250,7 @@ func (r *Result) StageNote() string {
 		}
 	}
 	note := which + ", which makes each of its deliveries 60 to 75 bytes longer (the plan's network figures include that), and each live delivery is cut at the stamps. " +
-		"Columns are means among the deliveries whose whole latency is around the median (p45 to p55) and around p99 (p98.5 to p99.5), so that a column adds up; \"p99 alone\" is that of the stage by itself. " + clocks
+		"Columns are means among the deliveries whose whole latency is around the median (p45 to p55) and around p99 (p98.5 to p99.5), so that a column adds up to the latency from the intended time to the application; \"share\" is of p99, \"alone\" the p99 of the stage by itself. " + clocks
 	if negative+partial > 0 {
 		note += fmt.Sprintf(" Of %s deliveries %s had a stage below zero, which counts as zero; %s more lacked a stamp.", count(n), count(negative), count(partial))
 	}

@@ -438,11 +438,25 @@ func Tiers(title, subtitle, axis string, bars []Bar, alt string) *Figure {
 	return f
 }
 
-func (s *sheet) bars(p *plot.Plot, bars []Bar) {
-	tx, ty := p.Transforms(&s.Canvas)
+// columns draws the grid lines of the values of horizontal bars.
+func (s *sheet) columns(p *plot.Plot) {
+	tx, _ := p.Transforms(&s.Canvas)
 	for _, t := range p.X.Tick.Marker.Ticks(p.X.Min, p.X.Max) {
 		s.StrokeLines(s.line(Grid, 0.7), []vg.Point{{X: tx(t.Value), Y: s.Min.Y}, {X: tx(t.Value), Y: s.Max.Y}})
 	}
+}
+
+// behind writes a note behind the end of a bar, over whatever is there.
+func (s *sheet) behind(end, y vg.Length, text string) {
+	note := s.style(Text, sizeLabel, false)
+	at := vg.Point{X: end + 6, Y: y - note.Font.Size*0.35}
+	s.rect(Back, vg.Rectangle{Min: vg.Point{X: at.X - 2, Y: at.Y - 3}, Max: vg.Point{X: at.X + note.Width(text) + 2, Y: at.Y + note.Font.Size}})
+	s.FillText(note, at, text)
+}
+
+func (s *sheet) bars(p *plot.Plot, bars []Bar) {
+	tx, ty := p.Transforms(&s.Canvas)
+	s.columns(p)
 	slot := (s.Max.Y - s.Min.Y) / vg.Length(len(bars))
 	half := min(slot*0.3, 7)
 	if s.layout.narrow {
@@ -464,9 +478,7 @@ func (s *sheet) bars(p *plot.Plot, bars []Bar) {
 			end = max(end, hi)
 		}
 		if !s.layout.narrow {
-			at := vg.Point{X: end + 6, Y: y - note.Font.Size*0.35}
-			s.rect(Back, vg.Rectangle{Min: vg.Point{X: at.X - 2, Y: at.Y - 3}, Max: vg.Point{X: at.X + note.Width(b.Note) + 2, Y: at.Y + note.Font.Size}})
-			s.FillText(note, at, b.Note)
+			s.behind(end, y, b.Note)
 		}
 	}
 }

@@ -100,9 +100,7 @@ func (b Stack) length() (sum float64) {
 
 func (s *sheet) stacks(p *plot.Plot, bars []Stack) {
 	tx, ty := p.Transforms(&s.Canvas)
-	for _, t := range p.X.Tick.Marker.Ticks(p.X.Min, p.X.Max) {
-		s.StrokeLines(s.line(Grid, 0.7), []vg.Point{{X: tx(t.Value), Y: s.Min.Y}, {X: tx(t.Value), Y: s.Max.Y}})
-	}
+	s.columns(p)
 	slot := (s.Max.Y - s.Min.Y) / vg.Length(len(bars))
 	half := min(slot*0.3, 9)
 	if s.layout.narrow {
@@ -125,9 +123,7 @@ func (s *sheet) stacks(p *plot.Plot, bars []Stack) {
 			s.rect(part.Ink, vg.Rectangle{Min: vg.Point{X: from, Y: y - half}, Max: vg.Point{X: to, Y: y + half}})
 		}
 		if !s.layout.narrow {
-			at := vg.Point{X: tx(sum) + 6, Y: y - note.Font.Size*0.35}
-			s.rect(Back, vg.Rectangle{Min: vg.Point{X: at.X - 2, Y: at.Y - 3}, Max: vg.Point{X: at.X + note.Width(b.Note) + 2, Y: at.Y + note.Font.Size}})
-			s.FillText(note, at, b.Note)
+			s.behind(tx(sum), y, b.Note)
 		}
 	}
 }

@@ -94,21 +94,31 @@ func (w *worker) membersAt(ctx context.Context, r record, found map[int64]*looku
 			return w.planted(ctx, r, set)
 		}
 	}
-	l := found[r.offset]
+	set, ok := w.answered(ctx, found[r.offset], &lookup{group: g, offset: r.offset, seen: st.version})
+	if set == nil {
+		return nil, ok
+	}
+	return w.planted(ctx, r, set)
+}
+
+// answered returns the members that l, or where that is nil ask, found, and
+// notes them; nil if the group does not exist. It returns false if ctx ended.
+func (w *worker) answered(ctx context.Context, l, ask *lookup) (*memberSet, bool) {
 	if l == nil {
-		l = &lookup{group: g, offset: r.offset, seen: max(st.version, w.applyingVersion(g))}
+		l = ask
+		l.seen = max(l.seen, w.applyingVersion(l.group))
 		w.ask(ctx, l)
 	}
 	if l.err != nil {
 		if ctx.Err() != nil {
 			return nil, false
 		}
-		w.poison(r.offset, "members: "+l.err.Error())
+		w.poison(l.offset, "members: "+l.err.Error())
 		return nil, true
 	}
-	w.groups.Add(g, groupState{version: l.set.version, exact: true})
-	w.f.members.put(g, l.set)
-	return w.planted(ctx, r, l.set)
+	w.groups.Add(l.group, groupState{version: l.set.version, exact: true})
+	w.f.members.put(l.group, l.set)
+	return l.set, true
 }
 
 // planted returns set, or what the planted bug makes of it.

@@ -25,25 +25,12 @@ func systemMessage(offset int64, m *rpc.Membership) *rpc.Envelope {
 // ctx ended.
 func (w *worker) told(ctx context.Context, r record, found map[int64]*lookup) (*memberSet, bool) {
 	m := r.membership
-	l := found[r.offset]
-	if l == nil {
-		l = &lookup{group: m.Group, offset: r.offset, seen: max(m.Version, w.applyingVersion(m.Group))}
-		w.ask(ctx, l)
-	}
-	if l.err != nil {
-		if ctx.Err() != nil {
-			return nil, false
-		}
-		w.poison(r.offset, "members: "+l.err.Error())
-		return nil, true
-	}
-	w.groups.Add(m.Group, groupState{version: l.set.version, exact: true})
-	w.f.members.put(m.Group, l.set)
-	if l.set.version > m.Version {
-		return nil, true
+	set, ok := w.answered(ctx, found[r.offset], &lookup{group: m.Group, offset: r.offset, seen: m.Version})
+	if set == nil || set.version > m.Version {
+		return nil, ok
 	}
 	if len(m.Remove) == 0 {
-		return l.set, true
+		return set, true
 	}
-	return l.set.union(newMemberSet(m.Version, m.Remove, len(w.f.appenders))), true
+	return set.union(newMemberSet(m.Version, m.Remove, len(w.f.appenders))), true
 }

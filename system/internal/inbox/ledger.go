@@ -154,6 +154,19 @@ func (l *ledger) find(user uint64) (i int, found bool) {
 	return slices.BinarySearchFunc(l.peers, user, func(p member, u uint64) int { return cmp.Compare(p.user, u) })
 }
 
+// peer returns what is noted of a user, from now on if nothing was; nil when
+// there is no room. It is good until the next one is noted.
+func (l *ledger) peer(user uint64) *member {
+	i, found := l.find(user)
+	if !found {
+		if len(l.peers) >= ledgerPeers {
+			return nil
+		}
+		l.peers = slices.Insert(l.peers, i, member{user: user})
+	}
+	return &l.peers[i]
+}
+
 // change notes a change of the group's members; a repetition changes nothing.
 func (l *ledger) change(g *wire.GroupChange) bool {
 	if g.GetVersion() <= l.version {
@@ -161,24 +174,14 @@ func (l *ledger) change(g *wire.GroupChange) bool {
 	}
 	l.version = g.GetVersion()
 	for _, u := range g.GetRemove() {
-		i, found := l.find(u)
-		if !found {
-			if len(l.peers) >= ledgerPeers {
-				continue
-			}
-			l.peers = slices.Insert(l.peers, i, member{user: u})
+		if p := l.peer(u); p != nil {
+			l.leave(p)
 		}
-		l.leave(&l.peers[i])
 	}
 	for _, u := range g.GetAdd() {
-		i, found := l.find(u)
-		if !found {
-			if len(l.peers) >= ledgerPeers {
-				continue
-			}
-			l.peers = slices.Insert(l.peers, i, member{user: u})
+		if p := l.peer(u); p != nil {
+			p.after = l.last
 		}
-		l.peers[i].after = l.last
 	}
 	l.settle()
 	return true

@@ -86,15 +86,20 @@ func producer(t testing.TB, brokers []string, partitions int, edit func(*Produce
 	return p
 }
 
-// produce writes a record and waits for its result.
+// produce writes a record of group 1 and waits for its result.
 func produce(t testing.TB, p *Producer, partition int, value string) (int64, error) {
+	t.Helper()
+	return produceOf(t, p, partition, 1, value)
+}
+
+func produceOf(t testing.TB, p *Producer, partition int, group uint64, value string) (int64, error) {
 	t.Helper()
 	type result struct {
 		offset int64
 		err    error
 	}
 	ch := make(chan result, 1)
-	if err := p.Produce(partition, 1, []byte(value), func(o int64, err error) { ch <- result{o, err} }); err != nil {
+	if err := p.Produce(partition, group, []byte(value), func(o int64, err error) { ch <- result{o, err} }); err != nil {
 		return 0, err
 	}
 	select {

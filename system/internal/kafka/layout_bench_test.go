@@ -85,7 +85,7 @@ func benchTopics(b *testing.B, n int) {
 	defer p.Close()
 	trip := func(group uint64, body string) time.Duration {
 		start := time.Now()
-		if _, err := produceTo(ctx, p, group, body); err != nil {
+		if _, err := produceOf(b, p, int(group%16), group, body); err != nil {
 			b.Fatal(err)
 		}
 		for {
@@ -123,22 +123,4 @@ func benchTopics(b *testing.B, n int) {
 		trip(id, fmt.Sprint("new ", id))
 	}
 	b.ReportMetric(time.Since(start).Seconds()/fresh, "s/new")
-}
-
-// produceTo writes a record to a group and waits for its result.
-func produceTo(ctx context.Context, p *Producer, group uint64, value string) (int64, error) {
-	type result struct {
-		offset int64
-		err    error
-	}
-	ch := make(chan result, 1)
-	if err := p.Produce(int(group%16), group, []byte(value), func(o int64, err error) { ch <- result{o, err} }); err != nil {
-		return 0, err
-	}
-	select {
-	case r := <-ch:
-		return r.offset, r.err
-	case <-ctx.Done():
-		return 0, ctx.Err()
-	}
 }
