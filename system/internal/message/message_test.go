@@ -190,8 +190,10 @@ func TestRestartNeedsTheChain(t *testing.T) {
 
 func TestGroupRefusals(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Timeout = 400 * time.Millisecond })
+	both := make(chan struct{}) // are in flight, one behind the other
 	r.log.fail = func(n int) error {
 		if n == 1 {
+			<-both
 			return errors.New("no")
 		}
 		return nil
@@ -199,6 +201,10 @@ func TestGroupRefusals(t *testing.T) {
 	g := r.start()
 	g.awaitCode(g.send(3, toGroup(9, 1)), wire.Code_CODE_NOT_MEMBER)
 	one, two := g.send(2, toGroup(9, 1)), g.send(2, toGroup(9, 2))
+	func() {
+		defer close(both)
+		waitFor(t, "both in flight", func() bool { return r.service.inFlight.Load() == 2 })
+	}()
 	g.awaitCode(one, wire.Code_CODE_RETRY)
 	g.awaitCode(two, wire.Code_CODE_RETRY)
 	g.awaitSent(g.send(2, toGroup(9, 1)))
