@@ -43,8 +43,7 @@ func (e *Engine) watchPushes(ctx context.Context) {
 		}
 		e.stats.pushes.Add(1)
 		if index, ok := e.indexOf(p.ID); ok {
-			a := e.replies.sends[index]
-			if !a.Backlog {
+			if a := e.sched.Send(index); !a.Backlog {
 				e.rec.Record(e.kinds.push, (at - e.loadStart - a.At).Microseconds())
 			}
 		}

@@ -5,6 +5,7 @@ import (
 
 	"throng/sim/audit"
 	"throng/sim/metrics"
+	"throng/sim/workload"
 	"throng/system/wire"
 )
 
@@ -17,7 +18,7 @@ func (e *Engine) deliver(d *device, m *wire.Deliver) {
 	}
 	now := e.now()
 	index, intended, ours := readBody(m.Body, e.nonce)
-	ours = ours && int(index) < len(e.replies.sends)
+	ours = ours && int(index) < len(e.sched.Sends)
 	d.mu.Lock()
 	fresh := d.accept(m)
 	class := e.classify(d, intended)
@@ -58,7 +59,7 @@ func (e *Engine) deliver(d *device, m *wire.Deliver) {
 		e.enqueue(job{action: a, released: true})
 	}
 	if class != audit.Proof && m.From != d.key.User {
-		e.scheduleRead(d, m, index, leaves)
+		e.scheduleRead(d, m, index, intended, leaves)
 	}
 }
 
@@ -110,8 +111,12 @@ func (e *Engine) recordLive(m *wire.Deliver, latency time.Duration, res audit.De
 
 // scheduleRead makes the user read the message after a while, if the session
 // lasts that long. A read receipt names the newest message of the stream.
-func (e *Engine) scheduleRead(d *device, m *wire.Deliver, index int32, leaves time.Duration) {
-	read, delay := e.sched.ReadDelay(d.key.User, index)
+func (e *Engine) scheduleRead(d *device, m *wire.Deliver, index int32, intended, leaves time.Duration) {
+	in := workload.Conv{Group: m.Group}
+	if m.Group == 0 {
+		in.Peer = m.From
+	}
+	read, delay := e.sched.ReadDelay(d.key.User, index, in, intended-e.loadStart)
 	at := e.now() + delay
 	if !read || at >= leaves {
 		return

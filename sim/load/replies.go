@@ -10,9 +10,9 @@ import (
 // partly open part of the model. Whatever comes first, the arrival or the
 // intended time, is noted in an atomic word for each send; the second one sends.
 type replies struct {
-	sends []*workload.Action // by send index
-	first []int32            // first reply to a send, -1 none
-	next  []int32            // next reply to the same send, -1 none
+	sched *workload.Schedule
+	first []int32 // first reply to a send, -1 none
+	next  []int32 // next reply to the same send, -1 none
 	state []atomic.Uint32
 	held  atomic.Int64
 }
@@ -24,18 +24,13 @@ const (
 )
 
 func newReplies(s *workload.Schedule) *replies {
-	r := &replies{}
-	for _, i := range s.Sends {
-		r.sends = append(r.sends, &s.Actions[i])
-	}
-	r.first = make([]int32, len(r.sends))
-	r.next = make([]int32, len(r.sends))
-	r.state = make([]atomic.Uint32, len(r.sends))
+	n := len(s.Sends)
+	r := &replies{sched: s, first: make([]int32, n), next: make([]int32, n), state: make([]atomic.Uint32, n)}
 	for i := range r.first {
 		r.first[i], r.next[i] = -1, -1
 	}
-	for i, a := range r.sends {
-		if a.ReplyTo >= 0 {
+	for i := range s.Sends {
+		if a := s.Send(int32(i)); a != nil && a.ReplyTo >= 0 {
 			r.next[i], r.first[a.ReplyTo] = r.first[a.ReplyTo], int32(i)
 		}
 	}
@@ -56,13 +51,14 @@ func (r *replies) due(index int32) bool {
 // may go now.
 func (r *replies) arrived(index int32, user uint64) (ready []*workload.Action) {
 	for i := r.first[index]; i >= 0; i = r.next[i] {
-		if r.sends[i].User != user {
+		reply := r.sched.Send(i)
+		if reply.User != user {
 			continue
 		}
 		old := r.state[i].Or(replyArrived)
 		if old&replyDue != 0 && old&replyReleased == 0 && r.release(i) {
 			r.held.Add(-1)
-			ready = append(ready, r.sends[i])
+			ready = append(ready, reply)
 		}
 	}
 	return ready

@@ -152,8 +152,8 @@ func (e *Engine) submit(a *workload.Action) {
 		send: &wire.Send{ClientMsgId: clientID, User: c.peer, Group: c.group, Kind: wire.Kind(a.MsgKind),
 			Body: makeBody(int(a.BodyLen), e.nonce, a.Index, intended)}}
 	if a.About >= 0 {
-		about := e.replies.sends[a.About]
-		id := wire.IDOf(about.User, about.Device, uint64(about.Index)+1)
+		about := e.sched.SenderOf(a.About)
+		id := wire.IDOf(about.User, about.Device, uint64(a.About)+1)
 		m.send.About = id[:]
 	}
 	addressees, class := e.addressees(c, audit.Device{User: a.User, Device: a.Device})

@@ -161,7 +161,7 @@ func (b *builder) planCreate(s *population.Stream) bool {
 		x := b.addAsk(ask{Ask: Ask{Kind: Create}, at: at, session: session})
 		b.created[x.Group] = members
 		chatIndex := int32(len(b.chats))
-		b.chats = append(b.chats, chat{group: x.Group, size: int32(len(members)), stratum: -1})
+		b.chats = append(b.chats, chat{group: x.Group, size: int32(len(members)), stratum: -1, members: members})
 		for i := range createdSends {
 			b.sends = append(b.sends, send{at: at + int64(i+1)*createdEvery, user: founder, chat: chatIndex, event: -1, session: session})
 		}

@@ -17,6 +17,7 @@ type builder struct {
 	spec  *scenario.Spec
 	pop   *population.Population
 	rates scenario.Rates
+	shard Shard
 
 	// The load clock: ramp, warmup, steady, spike are where the phase of that
 	// name starts but for ramp, which is where it ends and the backlog starts;
@@ -53,12 +54,20 @@ const (
 	maxActive = 200_000_000
 )
 
-// Build makes the schedule of a scenario: about 0.5 s and 100 MB at scale
-// 1/5000, in proportion to the load window beyond that. Targets that cannot be met are in
+// Build makes the schedule of a scenario. Targets that cannot be met are in
 // Stats.Warnings; an error means that the scenario is too large, or does not
 // fit the population.
 func Build(spec *scenario.Spec, pop *population.Population) (*Schedule, error) {
-	b := &builder{spec: spec, pop: pop, rates: spec.Resolved(), created: map[uint64][]uint64{}}
+	return BuildShard(spec, pop, Shard{})
+}
+
+// BuildShard makes the part of Build's schedule that the users of a shard carry
+// out: all shards of a run together have the actions of the whole, with the
+// same numbers of the sends. The draws are made for everybody, because sessions
+// and sizes are calibrated together; what is kept, ordered and looked up is the
+// shard's.
+func BuildShard(spec *scenario.Spec, pop *population.Population, shard Shard) (*Schedule, error) {
+	b := &builder{spec: spec, pop: pop, rates: spec.Resolved(), shard: shard, created: map[uint64][]uint64{}}
 	if pop.Users() != max(2, b.rates.Users) {
 		return nil, fmt.Errorf("build schedule of %s: the population has %d users, the scenario %d", spec.Name, pop.Users(), b.rates.Users)
 	}
@@ -146,10 +155,41 @@ func (b *builder) schedule() *Schedule {
 			b.index[e] = int32(i)
 		}
 	}
-	actions := make([]Action, 0, len(b.sends)*5/2+len(b.sessions)*2+len(b.changes))
+	actions := make([]Action, 0, (len(b.sends)*5/2+len(b.sessions)*2)/max(1, b.shard.Of)*21/20+len(b.changes))
 	actions = b.sessionActions(actions)
-	actions = b.sendActions(actions)
+	actions, about := b.sendActions(actions)
+	actions, asks := b.groupActions(actions)
+	s := &Schedule{Actions: sorted(actions), Asks: asks, Created: b.created, Phases: b.spans(), spec: b.spec, pop: b.pop, about: about}
+	s.Sends = make([]int32, len(b.sends))
+	for i := range s.Sends {
+		s.Sends[i] = -1
+	}
+	for i := range s.Actions {
+		if a := &s.Actions[i]; a.Kind == Send {
+			s.Sends[a.Index] = int32(i)
+		}
+	}
+	members := make(map[uint64][]uint64)
+	for i := range b.chats {
+		if c := &b.chats[i]; c.group != 0 {
+			members[c.group] = c.members
+		}
+	}
+	s.touch(func(g uint64) []uint64 { return members[g] })
+	b.measure(s)
+	s.keepSessions(b)
+	s.pushProbability, s.scale, s.longest = b.pushProbability, b.scale, b.warmup-b.from
+	s.Stats = b.stats
+	return s
+}
+
+// groupActions are what is done to groups: by the provisioning API, and by
+// clients, whose requests are numbered alike in every shard.
+func (b *builder) groupActions(actions []Action) ([]Action, []Ask) {
 	for _, c := range b.changes {
+		if !b.shard.Has(c.user) {
+			continue
+		}
 		kind := MemberRemove
 		if c.add {
 			kind = MemberAdd
@@ -159,25 +199,16 @@ func (b *builder) schedule() *Schedule {
 	var asks []Ask
 	for i := range b.asks {
 		x := &b.asks[i]
+		asks = append(asks, x.Ask)
 		by := &b.sessions[x.session]
+		if !b.shard.Has(by.user) {
+			continue
+		}
 		act := b.action(GroupAsk, x.at, Action{User: by.user, Device: by.device, Conv: Conv{Group: x.Group}})
 		act.Index = int32(i)
-		actions, asks = append(actions, act), append(asks, x.Ask)
+		actions = append(actions, act)
 	}
-	s := &Schedule{Actions: sorted(actions), Asks: asks, Created: b.created, Phases: b.spans(), spec: b.spec, sessions: b.sessions}
-	s.Sends = make([]int32, len(b.sends))
-	for i := range s.Actions {
-		if a := &s.Actions[i]; a.Kind == Send {
-			s.Sends[a.Index] = int32(i)
-		}
-	}
-	s.pop = b.pop
-	s.touch()
-	b.measure(s)
-	s.focus(b)
-	s.pushProbability, s.scale, s.longest = b.pushProbability, b.scale, b.warmup-b.from
-	s.Stats = b.stats
-	return s
+	return actions, asks
 }
 
 // action completes an Action of a kind at a time.
@@ -214,6 +245,9 @@ func sorted(actions []Action) []Action {
 func (b *builder) sessionActions(actions []Action) []Action {
 	for i := range b.sessions {
 		s := &b.sessions[i]
+		if !b.shard.Has(s.user) {
+			continue
+		}
 		var shown Conv
 		needs := b.needs[s.first : s.first+s.needs]
 		next := 0
@@ -235,11 +269,15 @@ func (b *builder) sessionActions(actions []Action) []Action {
 	return actions
 }
 
-// sendActions are the sends, in order, and the typing frames before them.
-func (b *builder) sendActions(actions []Action) []Action {
-	named := b.named()
+// sendActions are the sends, in order, and the typing frames before them, and
+// who sent what they are about.
+func (b *builder) sendActions(actions []Action) ([]Action, map[int32]Sender) {
+	named, about := b.named(), map[int32]Sender{}
 	for i := range b.sends {
 		x := &b.sends[i]
+		if !b.shard.Has(x.user) {
+			continue
+		}
 		index := int32(i)
 		a := Action{User: x.user, Device: b.sessions[x.session].device, Index: index, ReplyTo: b.replyTo(x.event), Stratum: -1}
 		a.MsgKind, a.BodyLen, a.About = b.kind(index, named[index])
@@ -248,6 +286,10 @@ func (b *builder) sendActions(actions []Action) []Action {
 			actions = append(actions, b.action(Send, x.at, a))
 			continue
 		}
+		if a.About >= 0 {
+			to := &b.sends[a.About]
+			about[a.About] = Sender{to.user, b.sessions[to.session].device}
+		}
 		c := &b.chats[x.chat]
 		a.Conv, a.Stratum = c.conv(x.user), c.stratum
 		for _, at := range b.typing(x, index) {
@@ -255,7 +297,7 @@ func (b *builder) sendActions(actions []Action) []Action {
 		}
 		actions = append(actions, b.action(Send, x.at, a))
 	}
-	return actions
+	return actions, about
 }
 
 // replyTo is the send that an event's message answers: the one before it in

@@ -13,6 +13,7 @@ type chat struct {
 	size        int32
 	stratum     int8      // -1: in the mean
 	pair        [2]uint64 // the two sides of a direct chat
+	members     []uint64  // of a group
 	first, last int32     // range of events: [first, last)
 	steady      int32     // events in steady
 	load        int32     // events from the start of warm-up to the end of the spike
@@ -29,6 +30,14 @@ func (c *chat) conv(user uint64) Conv {
 	return Conv{Peer: c.pair[0]}
 }
 
+// everybody is who is in the chat.
+func (c *chat) everybody() []uint64 {
+	if c.group != 0 {
+		return c.members
+	}
+	return c.pair[:]
+}
+
 // event is one message of a chat's own process.
 type event struct {
 	at     int64
@@ -42,6 +51,7 @@ type event struct {
 // its number alone.
 func (b *builder) drawChats() {
 	law := newGapLaw(b.spec.GapBranches())
+	b.events = make([]event, 0, int(b.rates.SendsPerS*float64(b.to-b.from)/second*1.1))
 	for k := range uint64(b.rates.ActiveChats) {
 		s := population.NewStream(b.spec.Seed, purposeChat, k, 0)
 		at, branch := law.residual(&s)
@@ -141,6 +151,9 @@ func (b *builder) writers(c *chat) {
 	members := b.pop.Members(c.number)
 	c.group, c.size = conv.Group, int32(len(members))
 	copy(c.pair[:], members)
+	if c.group != 0 {
+		c.members = members
+	}
 	s := population.NewStream(b.spec.Seed, purposeWriter, c.number, 0)
 	for i := c.first; i < c.last; i++ {
 		b.events[i].user = members[drawRank(&s, len(members))]

@@ -41,7 +41,14 @@ func Custom(spec *scenario.Spec, pop *population.Population, actions []Action) *
 			s.Sends = append(s.Sends, int32(i))
 		}
 	}
-	s.touch()
+	s.about = map[int32]Sender{}
+	for i := range s.Actions {
+		if a := &s.Actions[i]; a.About >= 0 {
+			to := s.Send(a.About)
+			s.about[a.About] = Sender{to.User, to.Device}
+		}
+	}
+	s.touch(pop.GroupMembers)
 	s.Stats.TouchedUsers, s.Stats.TouchedGroups = len(s.users), len(s.groups)
 	s.Stats.Sends = len(s.Sends)
 	return s

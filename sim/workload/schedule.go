@@ -2,6 +2,7 @@ package workload
 
 import (
 	"iter"
+	"maps"
 	"slices"
 	"sort"
 	"time"
@@ -16,7 +17,8 @@ type Schedule struct {
 	Actions []Action // by At, ties in a fixed order
 	Phases  []PhaseSpan
 	Stats   Stats
-	// Sends[i] is the position in Actions of the send with Index i.
+	// Sends[i] is the position in Actions of the send with Index i; -1: another
+	// shard has it.
 	Sends []int32
 	// Asks are what clients ask of groups, see Action.Index.
 	Asks []Ask
@@ -26,8 +28,9 @@ type Schedule struct {
 
 	spec     *scenario.Spec
 	pop      *population.Population
-	sessions []session // by user, then time
-	focuses  []focus   // session.first and needs refer to them
+	about    map[int32]Sender // of the sends that others are about
+	sessions []session        // by user, then time
+	focuses  []focus          // session.first and needs refer to them
 	users    []uint64
 	groups   []uint64
 
@@ -42,45 +45,74 @@ type focus struct {
 	conv       Conv
 }
 
-// focus keeps, of the builder's needs, those of the sessions that are kept.
-func (s *Schedule) focus(b *builder) {
-	for i := range s.sessions {
-		x := &s.sessions[i]
+// Send returns the send with an index; nil: another shard has it.
+func (s *Schedule) Send(index int32) *Action {
+	if at := s.Sends[index]; at >= 0 {
+		return &s.Actions[at]
+	}
+	return nil
+}
+
+// Sender is the device that a send comes from.
+type Sender struct {
+	User   uint64
+	Device uint32
+}
+
+// SenderOf says who sends what another send is about (Action.About), which may
+// be another shard's.
+func (s *Schedule) SenderOf(about int32) Sender { return s.about[about] }
+
+// keepSessions keeps the shard's sessions, and of the builder's needs those of
+// them.
+func (s *Schedule) keepSessions(b *builder) {
+	sessions, needs := 0, 0
+	for i := range b.sessions {
+		if x := &b.sessions[i]; b.shard.Has(x.user) {
+			sessions, needs = sessions+1, needs+int(x.needs)
+		}
+	}
+	s.sessions, s.focuses = make([]session, 0, sessions), make([]focus, 0, needs)
+	for _, x := range b.sessions {
+		if !b.shard.Has(x.user) {
+			continue
+		}
 		first := int32(len(s.focuses))
 		for _, n := range b.needs[x.first : x.first+x.needs] {
 			s.focuses = append(s.focuses, focus{n.start, n.end, b.chats[n.chat].conv(n.user)})
 		}
 		x.first = first
+		s.sessions = append(s.sessions, x)
 	}
 }
 
-// touch collects the users and groups of all actions.
-func (s *Schedule) touch() {
+// touch collects the users and groups of all actions, and the members of the
+// groups.
+func (s *Schedule) touch(membersOf func(group uint64) []uint64) {
+	users, groups := map[uint64]struct{}{}, map[uint64]struct{}{}
 	for i := range s.Actions {
 		a := &s.Actions[i]
-		if a.User != 0 {
-			s.users = append(s.users, a.User)
+		users[a.User], users[a.Conv.Peer] = struct{}{}, struct{}{}
+		if _, created := s.Created[a.Conv.Group]; !created {
+			groups[a.Conv.Group] = struct{}{}
 		}
-		if a.Conv.Peer != 0 {
-			s.users = append(s.users, a.Conv.Peer)
+		if a.Kind != GroupAsk {
+			continue
 		}
-		if _, created := s.Created[a.Conv.Group]; a.Conv.Group != 0 && !created {
-			s.groups = append(s.groups, a.Conv.Group)
+		x := &s.Asks[a.Index]
+		users[x.Member] = struct{}{}
+		for _, u := range s.Created[x.Group] {
+			users[u] = struct{}{}
 		}
 	}
-	for i := range s.Asks {
-		if u := s.Asks[i].Member; u != 0 {
-			s.users = append(s.users, u)
+	delete(groups, 0)
+	for g := range groups {
+		for _, u := range membersOf(g) {
+			users[u] = struct{}{}
 		}
-		s.users = append(s.users, s.Created[s.Asks[i].Group]...)
 	}
-	slices.Sort(s.groups)
-	s.groups = slices.Clip(slices.Compact(s.groups))
-	for _, g := range s.groups {
-		s.users = append(s.users, s.pop.GroupMembers(g)...)
-	}
-	slices.Sort(s.users)
-	s.users = slices.Clip(slices.Compact(s.users))
+	delete(users, 0)
+	s.users, s.groups = slices.Sorted(maps.Keys(users)), slices.Sorted(maps.Keys(groups))
 }
 
 // Touched lists what must exist before the run: every user that opens, writes
@@ -171,29 +203,25 @@ const (
 	readMax                   = 86400.0
 )
 
-// ReadDelay says whether a user who has received a send reads it (0.8), and
-// how long after receiving it. The session's end cuts it short: then there is
-// no read in this session.
-func (s *Schedule) ReadDelay(user uint64, sendIndex int32) (read bool, d time.Duration) {
+// ReadDelay says whether a user who has received a send in a conversation, as
+// they name it, reads it (0.8), and how long after receiving it. at is the
+// send's. The session's end cuts it short: then there is no read in this session.
+func (s *Schedule) ReadDelay(user uint64, sendIndex int32, conv Conv, at time.Duration) (read bool, d time.Duration) {
 	r := population.NewStream(s.spec.Seed, purposeRead, user, uint64(sendIndex))
 	if r.Float64() >= scenario.ReadShare {
 		return false, 0
 	}
 	mu, sigma := readSlowMu, readSlowSigma
-	if s.onScreen(user, &s.Actions[s.Sends[sendIndex]]) {
+	if s.onScreen(user, conv, at) {
 		mu, sigma = readFastMu, readFastSigma
 	}
 	return true, clock(micros(min(readMax, r.LogNormal(mu, sigma))))
 }
 
-// onScreen reports whether a receiver of a send is in a session in which it
-// writes in the same conversation, around that time.
-func (s *Schedule) onScreen(user uint64, send *Action) bool {
-	conv := send.Conv
-	if conv.Group == 0 {
-		conv.Peer = send.User
-	}
-	at := int64(send.At / time.Microsecond)
+// onScreen reports whether a user is in a session in which they write in a
+// conversation, around that time.
+func (s *Schedule) onScreen(user uint64, conv Conv, t time.Duration) bool {
+	at := int64(t / time.Microsecond)
 	i := covering(s.sessions, user, at, 0)
 	if i < 0 {
 		return false

@@ -60,7 +60,7 @@ func (b *builder) planStrata() {
 		for range stratum.Groups {
 			id, members := b.pop.BigGroup(number, stratum.GroupSize)
 			number++
-			b.chats = append(b.chats, chat{group: id, size: int32(len(members)), stratum: int8(x), pair: [2]uint64{members[0], members[1]}})
+			b.chats = append(b.chats, chat{group: id, size: int32(len(members)), stratum: int8(x), pair: [2]uint64{members[0], members[1]}, members: members})
 		}
 		last := map[need]int64{}
 		for i := range stratum.Sends {

@@ -23,15 +23,7 @@ func (b *builder) measure(s *Schedule) {
 	st.MeanConnected = st.MeanConnectedSched + float64(b.pushRate*b.meanLength)/second*b.pushPresent()
 	st.SessionScaleS = b.scale / second
 	st.TouchedUsers, st.TouchedGroups = len(s.users), len(s.groups)
-	for _, g := range s.groups {
-		st.Members += len(s.pop.GroupMembers(g))
-	}
 	st.ProofDevices = b.proofDevices()
-	for i := range s.Actions {
-		if s.Actions[i].Kind == Typing {
-			st.TypingFrames++
-		}
-	}
 	for i := range b.chats {
 		if c := &b.chats[i]; c.load > 0 || c.stratum >= 0 {
 			st.ActiveChats++
@@ -143,10 +135,7 @@ func (b *builder) measurePushes(st *Stats) {
 		x := &b.sends[i]
 		c := &b.chats[x.chat]
 		if of != x.chat {
-			of, members = x.chat, c.pair[:]
-			if c.group != 0 {
-				members = b.pop.GroupMembers(c.group)
-			}
+			of, members = x.chat, c.everybody()
 		}
 		for _, u := range members {
 			if u == x.user {
@@ -186,12 +175,7 @@ func (b *builder) proofDevices() int {
 		if at == 0 {
 			continue
 		}
-		c := &b.chats[i]
-		members := c.pair[:]
-		if c.group != 0 {
-			members = b.pop.GroupMembers(c.group)
-		}
-		for _, u := range members {
+		for _, u := range b.chats[i].everybody() {
 			addressed[u] = max(addressed[u], at)
 		}
 	}

@@ -34,6 +34,14 @@ const (
 	Background                    // opened for no message of its own
 )
 
+// Shard is one of Of parts of a run's users. The zero value is all of them.
+type Shard struct{ Index, Of int }
+
+// Has says whether a user belongs to the shard.
+func (s Shard) Has(user uint64) bool {
+	return s.Of <= 1 || int(user*0xd6e8feb86659fd93>>33)%s.Of == s.Index
+}
+
 // Conv names a conversation as the protocol does: exactly one is non-zero.
 // Peer is the other side as seen by the Action's User.
 type Conv struct {
@@ -102,13 +110,11 @@ type Stats struct {
 	BacklogRowsPerUser  float64
 	BacklogSendsPerS    float64
 	ProofDevices        int // addressed after their last scheduled session
-	TouchedUsers        int
-	TouchedGroups       int
-	Members             int // of touched groups
+	TouchedUsers        int // by the shard
+	TouchedGroups       int // by the shard
 	PeakConnected       int
 	Removals, Additions int
-	Asks                int // group requests of clients
-	ActiveChats         int // conversations with a send in the run
-	TypingFrames        int
+	Asks                int      // group requests of clients
+	ActiveChats         int      // conversations with a send in the run
 	Warnings            []string // targets that the schedule could not meet, for people
 }

@@ -455,12 +455,12 @@ func (x suite) reads(t *testing.T) {
 			continue
 		}
 		all++
-		read, d := x.s.ReadDelay(a.Conv.Peer, a.Index)
+		read, d := x.s.ReadDelay(a.Conv.Peer, a.Index, Conv{Peer: a.User}, a.At)
 		if !read {
 			continue
 		}
 		reads++
-		if x.s.onScreen(a.Conv.Peer, a) {
+		if x.s.onScreen(a.Conv.Peer, Conv{Peer: a.User}, a.At) {
 			fast = append(fast, d.Seconds())
 		} else {
 			slow = append(slow, d.Seconds())
@@ -568,7 +568,7 @@ func TestScheduleIsSafeForConcurrentUse(t *testing.T) {
 	for range 4 {
 		wg.Go(func() {
 			for i := range int32(200) {
-				s.ReadDelay(uint64(i+1), i)
+				s.ReadDelay(uint64(i+1), i, Conv{Peer: 1}, time.Second)
 				s.PushOpen(uint64(i+1), 0)
 				s.NextOpen(uint64(i+1), 0, 0)
 			}
