@@ -7,15 +7,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// loopbackSources is how many addresses of 127.0.0.0/8 local load comes from.
+// loopbackSources is how many addresses of 127.0.0.0/8 the load of one process
+// comes from.
 const loopbackSources = 32
 
 // LoopbackSources returns addresses for Dialer.Sources when the server is on
-// this machine.
-func LoopbackSources() []netip.Addr {
+// this machine. Processes with different numbers below 250 share none.
+func LoopbackSources(process int) []netip.Addr {
 	out := make([]netip.Addr, loopbackSources)
 	for i := range out {
-		out[i] = netip.AddrFrom4([4]byte{127, 0, 1, byte(i + 1)})
+		out[i] = netip.AddrFrom4([4]byte{127, 0, byte(1 + process), byte(i + 1)})
 	}
 	return out
 }

@@ -8,6 +8,6 @@ import (
 )
 
 // LoopbackSources returns nothing: only Linux answers on all of 127.0.0.0/8.
-func LoopbackSources() []netip.Addr { return nil }
+func LoopbackSources(int) []netip.Addr { return nil }
 
 func portAtConnect(_, _ string, _ syscall.RawConn) error { return nil }

@@ -24,7 +24,7 @@ type asking struct {
 }
 
 // asks lists the group requests of the run, and holds what is sent to a group
-// until its creation is answered.
+// until its creation is answered, or a member has been told of it.
 type asks struct {
 	mu   sync.Mutex
 	all  []*asking
@@ -150,8 +150,8 @@ func (e *Engine) answered(d *device, res *wire.GroupResult) {
 	}
 }
 
-// hold keeps a send to a group whose creation is not answered, and says whether
-// it did.
+// hold keeps a send to a group that is not known to exist, and says whether it
+// did.
 func (e *Engine) hold(a *workload.Action) bool {
 	if _, created := e.sched.Created[a.Conv.Group]; !created {
 		return false

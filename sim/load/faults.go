@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -34,7 +35,7 @@ func (e *Engine) faults(ctx context.Context) {
 func (e *Engine) fault(ctx context.Context, f scenario.Fault) {
 	role, instance := f.Target()
 	what := f.What()
-	sends, _ := e.InFlight()
+	sends := e.crew.InFlight()
 	var err error
 	if f.Flush != "" {
 		var keys int64
@@ -52,6 +53,7 @@ func (e *Engine) fault(ctx context.Context, f scenario.Fault) {
 	restarted := func() {}
 	if f.Kill != "" && (role == "kafka" || role == "mysql") {
 		restarted = e.outages.begin(e.now, f.RestartAfter == scenario.Never)
+		e.crew.Outages(e.outages.all())
 	}
 	if f.Flush != "" || f.RestartAfter == scenario.Never || !e.sleepUntil(ctx, e.now()+f.RestartAfter) {
 		return
@@ -61,6 +63,7 @@ func (e *Engine) fault(ctx context.Context, f scenario.Fault) {
 		return
 	}
 	restarted()
+	e.crew.Outages(e.outages.all())
 	e.event("restart", f.Kill)
 }
 
@@ -72,10 +75,11 @@ const recovery = 10 * time.Second
 // be stored, because a part of the infrastructure was away.
 type outages struct {
 	mu   sync.Mutex
-	list []span // by from
+	list []Outage // by From
 }
 
-type span struct{ from, to time.Duration }
+// Outage is a part of a run, in times of the run.
+type Outage struct{ From, To time.Duration }
 
 // begin notes that a part is away. If it is so for good, others do its work
 // soon; else the function that is returned says that it was started again.
@@ -86,12 +90,25 @@ func (o *outages) begin(now func() time.Duration, forGood bool) (restarted func(
 	if !forGood {
 		to = math.MaxInt64
 	}
-	o.list = append(o.list, span{now(), to})
+	o.list = append(o.list, Outage{now(), to})
 	return func() {
 		o.mu.Lock()
 		defer o.mu.Unlock()
-		o.list[i].to = now() + recovery
+		o.list[i].To = now() + recovery
 	}
+}
+
+func (o *outages) all() []Outage {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Clone(o.list)
+}
+
+// Outages tells an engine of a crew about all outages so far.
+func (e *Engine) Outages(all []Outage) {
+	e.outages.mu.Lock()
+	defer e.outages.mu.Unlock()
+	e.outages.list = slices.Clone(all)
 }
 
 // whole returns how much of a time was outside of all outages.
@@ -100,7 +117,7 @@ func (o *outages) whole(from, to time.Duration) time.Duration {
 	defer o.mu.Unlock()
 	length, at := to-from, from
 	for _, s := range o.list {
-		if lo, hi := max(s.from, at), min(s.to, to); hi > lo {
+		if lo, hi := max(s.From, at), min(s.To, to); hi > lo {
 			length -= hi - lo
 			at = hi
 		}

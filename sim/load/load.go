@@ -35,18 +35,25 @@ import (
 	"throng/system/wire"
 )
 
-// Target is what the engine needs of a deployment.
-type Target interface {
+// Entrance is what an engine needs of a deployment to play devices.
+type Entrance interface {
 	// Gateways returns the WebSocket base URLs.
 	Gateways() []string
 	// Token returns a bearer token of a device.
 	Token(user uint64, device uint32) (string, error)
+	// Offers says what else there is. What is not offered is not asked for.
+	Offers() Offers
+	// Sample reads the CPU and memory of all processes that are seen from here.
+	Sample() ([]history.RoleSample, error)
+}
+
+// Target is what the engine that leads a run needs of a deployment.
+type Target interface {
+	Entrance
 	// Provision creates users and groups; next returns io.EOF at the end.
 	Provision(ctx context.Context, next func() (*wire.Provision, error)) (*wire.ProvisionResult, error)
 	// ChangeMembers returns when the change is in the group's log.
 	ChangeMembers(ctx context.Context, c *wire.MembershipChange) (*wire.MembershipResult, error)
-	// Offers says what else there is. What is not offered is not asked for.
-	Offers() Offers
 	// Pushes calls f for each push the provider answered, until ctx is done.
 	Pushes(ctx context.Context, f func(Push)) error
 	// Kill and Restart act on one process of a role.
@@ -54,8 +61,7 @@ type Target interface {
 	Restart(role string, instance int) error
 	// Flush empties a store and returns its number of keys, below 0 if not known.
 	Flush(role string, instance int) (int64, error)
-	// Sample and Scrape read the CPU and memory, and the counters, of all processes.
-	Sample() ([]history.RoleSample, error)
+	// Scrape reads the counters of all roles.
 	Scrape(ctx context.Context) ([]history.CounterSample, error)
 }
 
@@ -71,17 +77,38 @@ type Offers struct {
 	Pushes bool
 }
 
-// Config of an engine. All fields but TLS, Log and Progress are required.
+// Record takes what an engine notes while the run goes on: a history.Writer, or
+// the way to one.
+type Record interface {
+	Second(history.Second) error
+	Role(history.RoleSample) error
+	Counters(history.CounterSample) error
+	Interval(history.Interval) error
+	Stages(*history.Stages) error
+	Event(history.Event) error
+}
+
+// Config of an engine. All fields but TLS, Log, Progress and those of a run with
+// several agents are required.
 type Config struct {
 	Spec       *scenario.Spec
 	Population *population.Population
 	Schedule   *workload.Schedule
-	Target     Target
-	History    *history.Writer
+	Target     Target // for Run
+	History    Record
 	Start      time.Time      // run time zero
 	TLS        *tls.Config    // for gateways at wss://; nil: the system's certificates
 	Log        *slog.Logger   // nil: nothing is logged
-	Progress   func(Progress) // called about once a second
+	Progress   func(Progress) // called at the end of each second, when it is recorded
+
+	// Crew plays the users; nil: the engine itself does.
+	Crew Crew
+	// Shard, Entrance and Nonce are for an engine that is one of a crew (Follow):
+	// the users that it plays, the way in instead of Target, and what marks the
+	// bodies of this run, the same for all.
+	Shard    workload.Shard
+	Entrance Entrance
+	Nonce    uint32
 }
 
 // Limits of the engine itself.
@@ -101,7 +128,9 @@ type Engine struct {
 	cfg    Config
 	spec   *scenario.Spec
 	sched  *workload.Schedule
-	target Target
+	target Target   // nil in an agent
+	access Entrance // target, or what the agent has of it
+	crew   Crew
 	offers Offers
 	log    *slog.Logger
 
@@ -143,7 +172,11 @@ type Engine struct {
 
 // New returns an engine; nothing runs before Run.
 func New(cfg Config) (*Engine, error) {
-	if len(cfg.Target.Gateways()) == 0 {
+	if cfg.Target != nil {
+		cfg.Entrance = cfg.Target
+	}
+	gates := cfg.Entrance.Gateways()
+	if len(gates) == 0 {
 		return nil, errors.New("load: the target has no gateway")
 	}
 	if cfg.Log == nil {
@@ -152,8 +185,14 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Progress == nil {
 		cfg.Progress = func(Progress) {}
 	}
-	e := &Engine{cfg: cfg, spec: cfg.Spec, sched: cfg.Schedule, target: cfg.Target, offers: cfg.Target.Offers(), log: cfg.Log,
-		gates: cfg.Target.Gateways(), start: cfg.Start, nonce: uint32(cfg.Start.UnixNano())}
+	e := &Engine{cfg: cfg, spec: cfg.Spec, sched: cfg.Schedule, target: cfg.Target, access: cfg.Entrance, crew: cfg.Crew,
+		offers: cfg.Entrance.Offers(), log: cfg.Log, gates: gates, start: cfg.Start, nonce: cfg.Nonce}
+	if e.nonce == 0 {
+		e.nonce = uint32(cfg.Start.UnixNano())
+	}
+	if e.crew == nil {
+		e.crew = solo{e}
+	}
 	e.dialer.TLS = cfg.TLS
 	e.audit = audit.New(audit.Config{Gated: gatedPhases(cfg.Schedule), Devices: cfg.Population.Devices, Sampled: cfg.Spec.ProofSample})
 	e.rec = metrics.NewRecorder(0)
@@ -164,7 +203,9 @@ func New(cfg Config) (*Engine, error) {
 	e.jitter.rng = rand.New(rand.NewPCG(cfg.Spec.Seed, jitterStream))
 	e.joiners = joinersOf(cfg.Schedule)
 	e.asks.made, e.asks.held = make(map[uint64]bool), make(map[uint64][]*workload.Action)
-	e.startOf(cfg.Schedule)
+	if e.target != nil {
+		e.startOf(cfg.Schedule)
+	}
 	for i := range e.devices {
 		e.devices[i].m = make(map[audit.Device]*device)
 		e.ids[i].m = make(map[wire.MessageID]int32)
@@ -173,7 +214,10 @@ func New(cfg Config) (*Engine, error) {
 		e.queues[i] = make(chan job, sendQueue)
 	}
 	if local(e.gates) {
-		e.dialer.Sources = client.LoopbackSources()
+		e.dialer.Sources = client.LoopbackSources(cfg.Shard.Index)
+	}
+	if cfg.Crew != nil {
+		e.indexAll()
 	}
 	e.setPhase("provision")
 	return e, nil
@@ -214,33 +258,32 @@ func (e *Engine) Run(ctx, hard context.Context) (*Outcome, error) {
 		return nil, fmt.Errorf("load: provisioning: %w", err)
 	}
 	out.Phases = append(out.Phases, e.endPhase(phase))
-	bg.Go(func() { e.timers.run(run) })
+	e.loadStart = e.now() + e.crew.Begins()
+	e.crew.Begin(ctx, e.loadStart)
+	e.work(run, &bg)
 	if e.offers.Pushes {
 		bg.Go(func() { e.watchPushes(run) })
 	}
-	bg.Go(func() { e.resendLoop(run) })
-	for i := range e.queues {
-		bg.Go(func() { e.sendLoop(run, e.queues[i]) })
-	}
-
-	e.loadStart = e.now()
 	bg.Go(func() { e.faults(run) })
 	phases := e.playPhases(ctx)
 	out.Phases = append(out.Phases, phases...)
 	out.Interrupted = ctx.Err() != nil
 	e.loadEnd = e.now()
+	if out.Interrupted {
+		e.crew.Stop()
+	}
 
 	phase = e.beginPhase("settle", e.spec.Phases.SettleS, false)
 	e.settle(hard)
 	out.Phases = append(out.Phases, e.endPhase(phase))
 
-	e.abandon()
 	e.closing.Store(true)
+	e.crew.EndLoad(hard)
 	phase = e.beginPhase("proof", e.spec.Phases.ProofS, false)
 	e.prove(hard)
 	out.Phases = append(out.Phases, e.endPhase(phase))
 	out.Audit = e.audit.Report()
-	out.Audit.Push = e.pushAudit()
+	out.Audit.Push = e.crew.PushAudit(hard)
 	if err := e.feedEnded.Load(); err != nil {
 		out.FeedEnded = *err
 	}
@@ -248,6 +291,15 @@ func (e *Engine) Run(ctx, hard context.Context) (*Outcome, error) {
 		out.Interrupted = true
 	}
 	return out, nil
+}
+
+// work starts what carries out the devices' actions, until run is done.
+func (e *Engine) work(run context.Context, bg *sync.WaitGroup) {
+	bg.Go(func() { e.timers.run(run) })
+	bg.Go(func() { e.resendLoop(run) })
+	for i := range e.queues {
+		bg.Go(func() { e.sendLoop(run, e.queues[i]) })
+	}
 }
 
 // beginPhase and endPhase bracket a phase outside the schedule.

@@ -41,19 +41,12 @@ func (e *Engine) settle(ctx context.Context) {
 
 // moving says what is still on its way, "" when nothing is.
 func (e *Engine) moving(ctx context.Context) string {
-	unanswered := 0
-	for _, m := range e.flying.unanswered() {
-		m.dev.mu.Lock()
-		if m.dev.state == open {
-			unanswered++
-		}
-		m.dev.mu.Unlock()
+	sends, asked := e.crew.Unanswered(ctx)
+	if sends > 0 {
+		return fmt.Sprintf("%d sends unanswered", sends)
 	}
-	if unanswered > 0 {
-		return fmt.Sprintf("%d sends unanswered", unanswered)
-	}
-	if _, n := e.asks.unanswered(); n > 0 {
-		return fmt.Sprintf("%d group requests unanswered", n)
+	if asked > 0 {
+		return fmt.Sprintf("%d group requests unanswered", asked)
 	}
 	if !e.offers.Log {
 		return ""
@@ -100,7 +93,7 @@ func (e *Engine) prove(ctx context.Context) {
 		quiet = quietBlind
 	}
 	for {
-		todo := e.unproved()
+		todo := e.unproved(ctx)
 		e.pending.Store(int64(len(todo)))
 		if len(todo) == 0 || ctx.Err() != nil {
 			return
@@ -115,27 +108,23 @@ func (e *Engine) prove(ctx context.Context) {
 		if now-lastProgress > quiet && e.moving(ctx) == "" {
 			return // drained, quiet, and still not there: the audit calls it lost
 		}
-		e.drainAll(ctx, todo, deadline)
+		e.crew.Drain(ctx, todo, deadline)
 		e.sleepUntil(ctx, e.now()+200*time.Millisecond)
 	}
-	for _, k := range e.unproved() {
+	for _, k := range e.unproved(ctx) {
 		e.audit.Unprovable(k)
 	}
 }
 
 // unproved lists the devices that lack something or have unanswered sends or
 // group requests.
-func (e *Engine) unproved() []audit.Device {
+func (e *Engine) unproved(ctx context.Context) []audit.Device {
 	todo := e.audit.Pending()
 	have := make(map[audit.Device]bool, len(todo))
 	for _, k := range todo {
 		have[k] = true
 	}
-	open, _ := e.asks.unanswered()
-	for _, m := range e.flying.unanswered() {
-		open = append(open, m.dev.key)
-	}
-	for _, k := range open {
+	for _, k := range e.crew.Open(ctx) {
 		if !have[k] {
 			have[k] = true
 			todo = append(todo, k)
@@ -144,8 +133,9 @@ func (e *Engine) unproved() []audit.Device {
 	return todo
 }
 
-// drainAll drains the devices, proofInFlight at a time.
-func (e *Engine) drainAll(ctx context.Context, todo []audit.Device, deadline time.Duration) {
+// Drain drains devices of this engine's users, proofInFlight at a time, as long
+// as the run time is below deadline.
+func (e *Engine) Drain(ctx context.Context, todo []audit.Device, deadline time.Duration) {
 	var wg sync.WaitGroup
 	work := make(chan audit.Device)
 	for range min(proofInFlight, len(todo)) {

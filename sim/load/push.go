@@ -30,31 +30,43 @@ type Push struct {
 	Outcome PushOutcome
 }
 
-// watchPushes takes note of the pushes that the provider answered: latency,
-// proof, and the opens they cause.
+// watchPushes takes note of the pushes that the provider answered: latency
+// here, proof and the opens they cause where their device is played.
 func (e *Engine) watchPushes(ctx context.Context) {
 	err := e.target.Pushes(ctx, func(p Push) {
-		d, at := e.device(p.User, p.Device), p.At.Sub(e.start)
-		d.mu.Lock()
-		d.pushed.answered(&e.pushes, p.Outcome, at)
-		d.mu.Unlock()
-		if p.Outcome != PushAccepted {
-			return
-		}
-		e.stats.pushes.Add(1)
-		if index, ok := e.indexOf(p.ID); ok {
-			if a := e.sched.Send(index); !a.Backlog {
-				e.rec.Record(e.kinds.push, (at - e.loadStart - a.At).Microseconds())
+		if p.Outcome == PushAccepted {
+			e.stats.pushes.Add(1)
+			if index, ok := e.indexOf(p.ID); ok {
+				if a := e.sched.Send(index); !a.Backlog {
+					e.rec.Record(e.kinds.push, (p.At.Sub(e.start) - e.loadStart - a.At).Microseconds())
+				}
 			}
 		}
-		if e.backlog.Load() || e.closing.Load() {
-			return
-		}
-		e.pushOpens(d)
+		e.crew.Pushed(Pushed{User: p.User, Device: p.Device, At: p.At.Sub(e.start), Outcome: p.Outcome})
 	})
 	if err != nil && ctx.Err() == nil {
 		e.event("warning", fmt.Sprintf("the feed of pushes ended: %v", err))
 		e.feedEnded.Store(&err)
+	}
+}
+
+// Pushed is what the player of a device has to know of a push; At is a time of
+// the run.
+type Pushed struct {
+	User    uint64
+	Device  uint32
+	At      time.Duration
+	Outcome PushOutcome
+}
+
+// Pushed takes note of a push to a device of this engine's users.
+func (e *Engine) Pushed(p Pushed) {
+	d := e.device(p.User, p.Device)
+	d.mu.Lock()
+	d.pushed.answered(&e.pushes, p.Outcome, p.At)
+	d.mu.Unlock()
+	if p.Outcome == PushAccepted && !e.backlog.Load() && !e.closing.Load() {
+		e.pushOpens(d)
 	}
 }
 
@@ -145,7 +157,8 @@ type pushCounts struct {
 	throttledAt                                          atomic.Int64 // when the provider last made somebody wait
 }
 
-func (e *Engine) pushAudit() history.PushAudit {
+// PushAudit is what this engine knows of the pushes to its users.
+func (e *Engine) PushAudit() history.PushAudit {
 	p := &e.pushes
 	return history.PushAudit{Checked: p.checked.Load(), Missing: p.missing.Load(), Dead: p.dead.Load(),
 		Failed: p.failed.Load(), Throttled: p.throttled.Load(), DeadAgain: p.deadAgain.Load()}

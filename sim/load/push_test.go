@@ -41,7 +41,7 @@ func TestPushAudit(t *testing.T) {
 			d.pushed.answered(&e.pushes, a.outcome, a.at)
 		}
 		e.checkPush(d, &wire.Deliver{From: 2, AcceptedMs: e.start.Add(accepted).UnixMilli() + 1}, c.now)
-		if got := e.pushAudit(); got != c.want {
+		if got := e.PushAudit(); got != c.want {
 			t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
 		}
 	}

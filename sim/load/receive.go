@@ -75,6 +75,9 @@ func (e *Engine) system(d *device, m *wire.Deliver) {
 		return
 	}
 	e.audit.System(d.key, m)
+	if _, created := e.sched.Created[m.Group]; created {
+		e.release(m.Group) // its members know it from now on, whoever made it
+	}
 }
 
 // classify says how a delivery counts. intended is when its message should

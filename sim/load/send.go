@@ -44,6 +44,9 @@ func (e *Engine) play(ctx context.Context) {
 	actions := e.sched.Actions
 	for i := range actions {
 		a := &actions[i]
+		if !e.mine(a) {
+			continue
+		}
 		if wait := e.loadStart + a.At - e.now(); wait > 0 {
 			select {
 			case <-ctx.Done():

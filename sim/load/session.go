@@ -82,7 +82,7 @@ func (e *Engine) connect(d *device) {
 
 func (e *Engine) login(d *device) {
 	start := e.now()
-	token, err := e.target.Token(d.key.User, d.key.Device)
+	token, err := e.access.Token(d.key.User, d.key.Device)
 	if err != nil {
 		e.log.Error("token", "err", err)
 		e.lostConnection(d)

@@ -64,11 +64,11 @@ type Progress struct {
 	LoggingIn int64
 }
 
-// sampleLoop writes the series: every second counts, histograms and processes,
-// every scrapeInterval the counters of the roles.
+// sampleLoop writes the series at each whole second of the run: counts,
+// histograms and processes.
 func (e *Engine) sampleLoop(ctx context.Context) {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
+	next := time.NewTimer(0)
+	defer next.Stop()
 	var before history.Second
 	for {
 		end := ctx.Err() != nil
@@ -81,7 +81,7 @@ func (e *Engine) sampleLoop(ctx context.Context) {
 		sec.T, sec.Phase = now.Seconds(), phase
 		e.record(e.cfg.History.Second(sec))
 		p50, p99, late := e.swap(now)
-		if samples, err := e.target.Sample(); err == nil {
+		if samples, err := e.access.Sample(); err == nil {
 			for _, s := range samples {
 				s.T = now.Seconds()
 				e.record(e.cfg.History.Role(s))
@@ -92,8 +92,9 @@ func (e *Engine) sampleLoop(ctx context.Context) {
 		if end {
 			return
 		}
+		next.Reset(time.Second - e.now()%time.Second)
 		select {
-		case <-tick.C:
+		case <-next.C:
 		case <-ctx.Done():
 		}
 	}

@@ -63,7 +63,8 @@ func Build(spec *scenario.Spec, pop *population.Population) (*Schedule, error) {
 
 // BuildShard makes the part of Build's schedule that the users of a shard carry
 // out: all shards of a run together have the actions of the whole, with the
-// same numbers of the sends. The draws are made for everybody, because sessions
+// same numbers of the sends. Changes of members are in every shard: whoever
+// sends to a group has to know who will be in it. The draws are made for everybody, because sessions
 // and sizes are calibrated together; what is kept, ordered and looked up is the
 // shard's.
 func BuildShard(spec *scenario.Spec, pop *population.Population, shard Shard) (*Schedule, error) {
@@ -187,9 +188,6 @@ func (b *builder) schedule() *Schedule {
 // clients, whose requests are numbered alike in every shard.
 func (b *builder) groupActions(actions []Action) ([]Action, []Ask) {
 	for _, c := range b.changes {
-		if !b.shard.Has(c.user) {
-			continue
-		}
 		kind := MemberRemove
 		if c.add {
 			kind = MemberAdd

@@ -8,7 +8,7 @@ import (
 	"throng/sim/scenario"
 )
 
-// The shards of a run are parts of the whole: each action is in exactly one,
+// The shards of a run are parts of the whole: each action of a client is in exactly one,
 // with the number that it has in the whole, and what a shard's users decide is
 // decided alike.
 func TestShardsAreTheWhole(t *testing.T) {
@@ -20,7 +20,12 @@ func TestShardsAreTheWhole(t *testing.T) {
 	}
 	whole := build(t, spec)
 	missing := map[Action]int{} // two typing frames can be alike
+	changes := 0                // of members: in every shard
 	for _, a := range whole.Actions {
+		if a.Kind == MemberAdd || a.Kind == MemberRemove {
+			changes -= shards
+			continue
+		}
 		missing[a]++
 	}
 	users := map[uint64]bool{}
@@ -32,6 +37,10 @@ func TestShardsAreTheWhole(t *testing.T) {
 		}
 		for i := range s.Actions {
 			a := &s.Actions[i]
+			if a.Kind == MemberAdd || a.Kind == MemberRemove {
+				changes++
+				continue
+			}
 			if !shard.Has(a.User) {
 				t.Fatalf("shard %d has %+v", n, *a)
 			}
@@ -72,6 +81,9 @@ func TestShardsAreTheWhole(t *testing.T) {
 		if fmt.Sprint(st) != fmt.Sprint(whole.Stats) {
 			t.Errorf("stats of shard %d: %+v, of the whole %+v", n, st, whole.Stats)
 		}
+	}
+	if changes != 0 {
+		t.Errorf("%d changes of members too many in the shards", changes)
 	}
 	for a, n := range missing {
 		if n != 0 {
