@@ -72,6 +72,7 @@ build: ## Builds bin/throng (harness) and bin/chatd (backend), static
 .PHONY: test
 test: ## Runs all tests
 	$(GO) test -timeout $(TIMEOUT) ./...
+	@[ -d testdata/client/node_modules ] || echo "NOT RUN by this: the client in JavaScript; \`make client\` fetches what it needs" >&2
 	@[ "$$THRONG_DOCKER" = 1 ] || echo "NOT RUN by this: the tests that need Docker; make test-containers runs them" >&2
 
 # What is heavy is compiled before the first test starts: on a small machine a
@@ -126,6 +127,12 @@ lint: ## Runs the linters of .golangci.yml
 .PHONY: smoke
 smoke: build ## Runs scenarios/smoke.yaml; inconclusive twice counts as failed
 	@STRICT=1 TRIES=2 .ci/gate smoke --stack embedded
+
+# The lock file names versions and their hashes; no script of a package runs.
+.PHONY: client
+client: ## Fetches the libraries of the client in JavaScript (testdata/client), for its test
+	@command -v npm >/dev/null || { echo "client: needs Node.js and npm"; exit 1; }
+	@npm --prefix testdata/client ci --ignore-scripts --no-audit --no-fund --silent
 
 .PHONY: bench
 bench: ## Runs the benchmarks; BENCH= BENCHTIME= COUNT= BENCH_OUT=

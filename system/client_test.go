@@ -156,6 +156,7 @@ func (d *device) session(ctx context.Context) (again bool) {
 			d.t.Errorf("device %d.%d: frame: %v", d.user, d.number, err)
 			return false
 		}
+		f.CollectStamps()
 		d.update(func() { d.handle(f, &delivered) })
 	}
 }

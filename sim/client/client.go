@@ -177,6 +177,7 @@ func (c *Conn) readFrames() error {
 		if err != nil {
 			return fmt.Errorf("client: frame from the server: %w", err)
 		}
+		f.CollectStamps()
 		c.framesOut.Add(1)
 		if _, ok := f.Kind.(*wire.Frame_Deliver); ok {
 			c.delivered++

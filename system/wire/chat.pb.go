@@ -347,7 +347,9 @@ type Frame struct {
 	//	*Frame_Pong
 	//	*Frame_GroupResult
 	//	*Frame_ReceiptList
-	Kind          isFrame_Kind `protobuf_oneof:"kind"`
+	Kind isFrame_Kind `protobuf_oneof:"kind"`
+	// Beside a Deliver that has stamps: those that it lacks.
+	Stamps        []*Stamps `protobuf:"bytes,31,rep,name=stamps,proto3" json:"stamps,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -583,6 +585,13 @@ func (x *Frame) GetReceiptList() *ReceiptList {
 		if x, ok := x.Kind.(*Frame_ReceiptList); ok {
 			return x.ReceiptList
 		}
+	}
+	return nil
+}
+
+func (x *Frame) GetStamps() []*Stamps {
+	if x != nil {
+		return x.Stamps
 	}
 	return nil
 }
@@ -2562,7 +2571,7 @@ var File_system_wire_chat_proto protoreflect.FileDescriptor
 
 const file_system_wire_chat_proto_rawDesc = "" +
 	"\n" +
-	"\x16system/wire/chat.proto\x12\tthrong.v1\"\xbe\b\n" +
+	"\x16system/wire/chat.proto\x12\tthrong.v1\"\xe9\b\n" +
 	"\x05Frame\x12%\n" +
 	"\x04sync\x18\x01 \x01(\v2\x0f.throng.v1.SyncH\x00R\x04sync\x12%\n" +
 	"\x04send\x18\x02 \x01(\v2\x0f.throng.v1.SendH\x00R\x04send\x12\"\n" +
@@ -2586,7 +2595,8 @@ const file_system_wire_chat_proto_rawDesc = "" +
 	"\x05drain\x18\x17 \x01(\v2\x10.throng.v1.DrainH\x00R\x05drain\x12%\n" +
 	"\x04pong\x18\x18 \x01(\v2\x0f.throng.v1.PongH\x00R\x04pong\x12;\n" +
 	"\fgroup_result\x18\x19 \x01(\v2\x16.throng.v1.GroupResultH\x00R\vgroupResult\x12;\n" +
-	"\freceipt_list\x18\x1a \x01(\v2\x16.throng.v1.ReceiptListH\x00R\vreceiptListB\x06\n" +
+	"\freceipt_list\x18\x1a \x01(\v2\x16.throng.v1.ReceiptListH\x00R\vreceiptList\x12)\n" +
+	"\x06stamps\x18\x1f \x03(\v2\x11.throng.v1.StampsR\x06stampsB\x06\n" +
 	"\x04kind\"T\n" +
 	"\x04Sync\x12\x1b\n" +
 	"\tinbox_seq\x18\x01 \x01(\x04R\binboxSeq\x12/\n" +
@@ -2861,23 +2871,24 @@ var file_system_wire_chat_proto_depIdxs = []int32{
 	29, // 19: throng.v1.Frame.pong:type_name -> throng.v1.Pong
 	19, // 20: throng.v1.Frame.group_result:type_name -> throng.v1.GroupResult
 	16, // 21: throng.v1.Frame.receipt_list:type_name -> throng.v1.ReceiptList
-	1,  // 22: throng.v1.Sync.platform:type_name -> throng.v1.Platform
-	0,  // 23: throng.v1.Send.kind:type_name -> throng.v1.Kind
-	0,  // 24: throng.v1.Deliver.kind:type_name -> throng.v1.Kind
-	22, // 25: throng.v1.Deliver.change:type_name -> throng.v1.GroupChange
-	9,  // 26: throng.v1.Deliver.stamps:type_name -> throng.v1.Stamps
-	14, // 27: throng.v1.Receipts.receipts:type_name -> throng.v1.Receipt
-	14, // 28: throng.v1.ReceiptList.receipts:type_name -> throng.v1.Receipt
-	3,  // 29: throng.v1.GroupRequest.action:type_name -> throng.v1.GroupRequest.Action
-	2,  // 30: throng.v1.GroupResult.code:type_name -> throng.v1.Code
-	20, // 31: throng.v1.GroupResult.group:type_name -> throng.v1.GroupInfo
-	21, // 32: throng.v1.GroupInfo.members:type_name -> throng.v1.GroupMember
-	2,  // 33: throng.v1.Error.code:type_name -> throng.v1.Code
-	34, // [34:34] is the sub-list for method output_type
-	34, // [34:34] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	9,  // 22: throng.v1.Frame.stamps:type_name -> throng.v1.Stamps
+	1,  // 23: throng.v1.Sync.platform:type_name -> throng.v1.Platform
+	0,  // 24: throng.v1.Send.kind:type_name -> throng.v1.Kind
+	0,  // 25: throng.v1.Deliver.kind:type_name -> throng.v1.Kind
+	22, // 26: throng.v1.Deliver.change:type_name -> throng.v1.GroupChange
+	9,  // 27: throng.v1.Deliver.stamps:type_name -> throng.v1.Stamps
+	14, // 28: throng.v1.Receipts.receipts:type_name -> throng.v1.Receipt
+	14, // 29: throng.v1.ReceiptList.receipts:type_name -> throng.v1.Receipt
+	3,  // 30: throng.v1.GroupRequest.action:type_name -> throng.v1.GroupRequest.Action
+	2,  // 31: throng.v1.GroupResult.code:type_name -> throng.v1.Code
+	20, // 32: throng.v1.GroupResult.group:type_name -> throng.v1.GroupInfo
+	21, // 33: throng.v1.GroupInfo.members:type_name -> throng.v1.GroupMember
+	2,  // 34: throng.v1.Error.code:type_name -> throng.v1.Code
+	35, // [35:35] is the sub-list for method output_type
+	35, // [35:35] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_system_wire_chat_proto_init() }

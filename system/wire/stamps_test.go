@@ -7,8 +7,9 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// TestWithStamps: what is appended on the way merges with what is there, for
-// every reader of protobuf, and the frame that others share stays as it was.
+// TestWithStamps: what is appended on the way joins what is there, the frame
+// that others share stays as it was, and so does the first Deliver for a reader that
+// takes the last occurrence of a field.
 func TestWithStamps(t *testing.T) {
 	first := &Frame{Kind: &Frame_Deliver{Deliver: &Deliver{From: 7, Seq: 3, Body: []byte("hello"), InboxSeq: 9,
 		Stamps: &Stamps{GatewayInUs: 1, InboxInUs: 5}}}}
@@ -30,7 +31,11 @@ func TestWithStamps(t *testing.T) {
 	if err := proto.Unmarshal(got, slow); err != nil {
 		t.Fatal(err)
 	}
+	if !bytes.HasPrefix(got, shared) || bytes.Contains(got[len(shared):], shared[:1]) {
+		t.Errorf("a second Deliver was appended: % x", got[len(shared):])
+	}
 	for _, f := range []*Frame{fast, slow} {
+		f.CollectStamps()
 		if !proto.Equal(f, want) {
 			t.Errorf("read back as %v, want %v", f, want)
 		}

@@ -373,6 +373,7 @@ func (c *client) recv() *wire.Frame {
 	if err != nil {
 		c.t.Fatalf("client read: %v", err)
 	}
+	f.CollectStamps()
 	return f
 }
 

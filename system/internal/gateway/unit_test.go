@@ -55,6 +55,9 @@ func TestTable(t *testing.T) {
 func TestFrameKind(t *testing.T) {
 	fields := (&wire.Frame{}).ProtoReflect().Descriptor().Fields()
 	for i := range fields.Len() {
+		if fields.Get(i).ContainingOneof() == nil {
+			continue // beside the kind
+		}
 		f := &wire.Frame{}
 		m := f.ProtoReflect()
 		m.Set(fields.Get(i), m.NewField(fields.Get(i)))

@@ -82,5 +82,6 @@ func deliverOf(t *testing.T, frame []byte) *wire.Deliver {
 	if err != nil {
 		t.Fatal(err)
 	}
+	f.CollectStamps()
 	return f.GetDeliver()
 }

@@ -3,7 +3,7 @@
 # `make proto`; needs buf, protoc-gen-go, protoc-gen-go-grpc and
 # protoc-gen-go-vtproto on PATH (`make proto-tools` installs them).
 set -eu
-buf generate --config '{"version":"v2"}' . --template '{"version":"v2","plugins":[
+buf generate --path system --config '{"version":"v2"}' . --template '{"version":"v2","plugins":[
   {"local":"protoc-gen-go","out":".","opt":["module=throng"]},
   {"local":"protoc-gen-go-grpc","out":".","opt":["module=throng"]},
   {"local":"protoc-gen-go-vtproto","out":".","opt":["module=throng","features=marshal+unmarshal+size"]}]}'
