@@ -3,6 +3,7 @@ package system
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"time"
@@ -14,8 +15,9 @@ import (
 
 // Config describes a deployment: every instance of every role with its
 // addresses, what they store in, and the settings they share. All processes of
-// a deployment are given the same one; instance i of a role is element i of
-// its list. An address is host:port; port 0 is allowed only where one process
+// a deployment are given the same one, but for the addresses of others, which
+// are those where this process reaches them; instance i of a role is element i
+// of its list. An address is host:port; port 0 is allowed only where one process
 // runs the whole deployment (role All).
 type Config struct {
 	Gateways []GatewayInstance `json:"gateways"`
@@ -79,7 +81,10 @@ type InboxInstance struct {
 // Kafka is where the groups' logs are.
 type Kafka struct {
 	Brokers []string `json:"brokers"`
-	Topic   string   `json:"topic"`
+	// Via is where this process reaches brokers that call themselves otherwise,
+	// as through a tunnel: host:port by the host:port that they advertise.
+	Via   map[string]string `json:"via,omitempty"`
+	Topic string            `json:"topic"`
 	// Layout is "hashed" (default), one Topic in which each group's log is in
 	// the partition that its id hashes to, or "topic-per-group", where Topic is
 	// the prefix of their names. Fixed for life.
@@ -193,6 +198,11 @@ func (c *Config) Check() error {
 	for i, b := range c.Kafka.Brokers {
 		if _, _, err := net.SplitHostPort(b); err != nil {
 			bad(fmt.Sprintf("kafka.brokers[%d]", i), "%q is not host:port", b)
+		}
+	}
+	for as, at := range c.Kafka.Via {
+		if _, _, err := net.SplitHostPort(at); err != nil {
+			bad("kafka.via."+as, "%q is not host:port", at)
 		}
 	}
 	if c.Kafka.Topic == "" {
@@ -309,6 +319,7 @@ func (c Config) clone() Config {
 	c.Inboxes = slices.Clone(c.Inboxes)
 	c.Pushes = slices.Clone(c.Pushes)
 	c.Kafka.Brokers = slices.Clone(c.Kafka.Brokers)
+	c.Kafka.Via = maps.Clone(c.Kafka.Via)
 	c.GroupSQL.Replicas = slices.Clone(c.GroupSQL.Replicas)
 	return c
 }

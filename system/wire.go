@@ -156,7 +156,7 @@ func (c consumer) Run(ctx context.Context, handle func(context.Context, fanout.P
 
 func (m *maker) fanout() (runner, error) {
 	c, err := kafka.NewConsumer(kafka.ConsumerConfig{
-		Brokers: m.Kafka.Brokers, Topic: m.Kafka.Topic, Layout: kafka.Layout(m.Kafka.Layout), Group: m.Kafka.Topic + "-fanout",
+		Brokers: m.Kafka.Brokers, Via: m.Kafka.Via, Topic: m.Kafka.Topic, Layout: kafka.Layout(m.Kafka.Layout), Group: m.Kafka.Topic + "-fanout",
 		ClientID: fmt.Sprintf("throng-fanout-%d", m.i),
 		Log:      m.log, Metrics: m.reg,
 	})
@@ -257,7 +257,7 @@ func (m *maker) closes(f func() error) { m.made.close = append(m.made.close, f) 
 // producer opens a producer to the groups' topic, closed after the role.
 func (m *maker) producer(once bool) (*kafka.Producer, error) {
 	p, err := kafka.NewProducer(kafka.ProducerConfig{
-		Brokers: m.Kafka.Brokers, Topic: m.Kafka.Topic, Layout: kafka.Layout(m.Kafka.Layout), Partitions: m.Kafka.Partitions, Once: once,
+		Brokers: m.Kafka.Brokers, Via: m.Kafka.Via, Topic: m.Kafka.Topic, Layout: kafka.Layout(m.Kafka.Layout), Partitions: m.Kafka.Partitions, Once: once,
 		Log: m.log, Metrics: m.reg,
 	})
 	if err != nil {
@@ -272,7 +272,7 @@ func (m *maker) topics() (group.Topics, error) {
 	if kafka.Layout(m.Kafka.Layout) != kafka.TopicPerGroup {
 		return nil, nil
 	}
-	t, err := kafka.NewTopics(m.Kafka.Brokers, m.Kafka.Topic, m.Kafka.Replication, m.reg)
+	t, err := kafka.NewTopics(m.Kafka.Brokers, m.Kafka.Via, m.Kafka.Topic, m.Kafka.Replication, m.reg)
 	if err != nil {
 		return nil, err
 	}
@@ -294,7 +294,7 @@ func (m *maker) needsTopic(r runner) runner {
 		return r // topics come with their groups
 	}
 	return &topicChecked{runner: r, ensure: func(ctx context.Context) error {
-		return kafka.EnsureTopic(ctx, k.Brokers, k.Topic, k.Partitions, max(k.Replication, 1))
+		return kafka.EnsureTopic(ctx, k.Brokers, k.Via, k.Topic, k.Partitions, max(k.Replication, 1))
 	}}
 }
 

@@ -1,6 +1,6 @@
 // Package infra is the infrastructure that the embedded target runs as child
-// processes: a Kafka broker, a Redis and a push provider that need nothing but
-// this binary. Main is their command line. The roles of the backend cannot tell
+// processes: a Kafka broker, a Redis, a push provider and the latency between
+// zones, which need nothing but this binary. Main is their command line. The roles of the backend cannot tell
 // them from the real ones.
 package infra
 
@@ -25,7 +25,7 @@ import (
 // at once can meet the last moments of its predecessor.
 const bindRetry = 5 * time.Second
 
-// Main runs `embedded kafka|redis|provider` and returns the exit code: those
+// Main runs `embedded kafka|redis|provider|wan` and returns the exit code: those
 // of system.Main.
 func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root := &cobra.Command{
@@ -58,6 +58,10 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	})
 	server("provider", "A push provider of APNs/FCM shape", func(cmd *cobra.Command) func(context.Context) error {
 		return providerFlags(cmd, log)
+	})
+	server("wan", "The latency between zones, as TCP proxies", func(cmd *cobra.Command) func(context.Context) error {
+		config := cmd.Flags().String("config", "", "file with the links (JSON)")
+		return func(ctx context.Context) error { return RunWAN(ctx, *config) }
 	})
 	root.SetArgs(args)
 	root.SetIn(stdin)

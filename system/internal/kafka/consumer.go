@@ -24,6 +24,7 @@ import (
 // defaults.
 type ConsumerConfig struct {
 	Brokers []string
+	Via     Via
 	Topic   string
 	Layout  Layout
 	Group   string // consumer group
@@ -114,7 +115,7 @@ func orDefault(d, def time.Duration) time.Duration {
 // joins: a new topic makes it leave and join again, and nothing is read
 // meanwhile. The metrics say how often and for how long.
 func (c *Consumer) Run(ctx context.Context, handle func(ctx context.Context, p *Partition)) error {
-	cl, transport, err := client(c.cfg.Brokers, "throng-consumer", c.cfg.Topic, c.cfg.Layout)
+	cl, transport, err := client(c.cfg.Brokers, c.cfg.Via, "throng-consumer", c.cfg.Topic, c.cfg.Layout)
 	if err != nil {
 		return err
 	}
@@ -168,7 +169,7 @@ func (c *Consumer) member(ctx context.Context, brokers, topics []string, cl *kaf
 	}
 	group, err := kafkago.NewConsumerGroup(kafkago.ConsumerGroupConfig{
 		ID: c.cfg.Group, Brokers: brokers, Topics: topics,
-		Dialer:            &kafkago.Dialer{ClientID: c.cfg.ClientID, Timeout: time.Second},
+		Dialer:            &kafkago.Dialer{ClientID: c.cfg.ClientID, Timeout: time.Second, DialFunc: c.cfg.Via.dial},
 		GroupBalancers:    []kafkago.GroupBalancer{c.balancer()},
 		HeartbeatInterval: c.cfg.Heartbeat, SessionTimeout: c.cfg.SessionTimeout,
 		RebalanceTimeout: c.cfg.SessionTimeout, JoinGroupBackoff: 200 * time.Millisecond,

@@ -37,8 +37,22 @@ const (
 	topicsTTL   = time.Second     // and how long a new topic does
 )
 
+// Via is where this process reaches brokers that call themselves otherwise, as
+// behind a tunnel or an address translation: host:port by the host:port that the
+// cluster's metadata says. A broker that is not in it is reached as it says.
+type Via map[string]string
+
+// dial connects to a broker.
+func (v Via) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	if other, ok := v[addr]; ok {
+		addr = other
+	}
+	d := net.Dialer{Timeout: time.Second}
+	return d.DialContext(ctx, network, addr)
+}
+
 // client returns a Kafka client and the transport to close when it is done.
-func client(brokers []string, clientID, topic string, layout Layout) (*kafkago.Client, *kafkago.Transport, error) {
+func client(brokers []string, via Via, clientID, topic string, layout Layout) (*kafkago.Client, *kafkago.Transport, error) {
 	if len(brokers) == 0 {
 		return nil, nil, errors.New("kafka: no brokers given")
 	}
@@ -46,7 +60,7 @@ func client(brokers []string, clientID, topic string, layout Layout) (*kafkago.C
 		return nil, nil, errors.New("kafka: no topic given")
 	}
 	transport := &kafkago.Transport{
-		Dial:        (&net.Dialer{Timeout: time.Second}).DialContext,
+		Dial:        via.dial,
 		DialTimeout: 2 * time.Second,
 		IdleTimeout: time.Minute,
 		MetadataTTL: metadataTTL,
@@ -63,8 +77,8 @@ func client(brokers []string, clientID, topic string, layout Layout) (*kafkago.C
 // EnsureTopic creates the topic with that many partitions, or checks that it
 // has them: their number is fixed for life, because the order of a group's
 // messages is its partition's. It waits for the broker until ctx is done.
-func EnsureTopic(ctx context.Context, brokers []string, topic string, partitions, replication int) error {
-	c, transport, err := client(brokers, "throng-topic", topic, Hashed)
+func EnsureTopic(ctx context.Context, brokers []string, via Via, topic string, partitions, replication int) error {
+	c, transport, err := client(brokers, via, "throng-topic", topic, Hashed)
 	if err != nil {
 		return err
 	}

@@ -61,11 +61,11 @@ func conformance(t *testing.T, partitions int, test func(t *testing.T, l log)) {
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
 		for range 2 { // made, and found
-			if err := EnsureTopic(ctx, l.brokers, l.topic, partitions, 1); err != nil {
+			if err := EnsureTopic(ctx, l.brokers, nil, l.topic, partitions, 1); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := EnsureTopic(ctx, l.brokers, l.topic, partitions+1, 1); !errors.Is(err, errPartitions) {
+		if err := EnsureTopic(ctx, l.brokers, nil, l.topic, partitions+1, 1); !errors.Is(err, errPartitions) {
 			t.Fatalf("%d partitions wanted where there are %d: %v", partitions+1, partitions, err)
 		}
 		test(t, l)
@@ -318,7 +318,7 @@ func TestWaitsForTheBroker(t *testing.T) {
 		})
 	})
 	ensured := make(chan error, 1)
-	ensure := func() { wg.Go(func() { ensured <- EnsureTopic(ctx, brokers, topic, 2, 1) }) }
+	ensure := func() { wg.Go(func() { ensured <- EnsureTopic(ctx, brokers, nil, topic, 2, 1) }) }
 	expect := func(want string) {
 		t.Helper()
 		for {
@@ -347,7 +347,7 @@ func TestWaitsForTheBroker(t *testing.T) {
 	if err := <-ensured; err != nil {
 		t.Fatal(err)
 	}
-	if err := EnsureTopic(ctx, brokers, topic, 3, 1); !errors.Is(err, errPartitions) {
+	if err := EnsureTopic(ctx, brokers, nil, topic, 3, 1); !errors.Is(err, errPartitions) {
 		t.Fatalf("3 partitions wanted where there are 2: %v", err)
 	}
 	if _, err := produce(t, p, 1, "one"); err != nil {

@@ -129,8 +129,8 @@ type Topics struct {
 }
 
 // NewTopics does not wait for the broker. reg may be nil.
-func NewTopics(brokers []string, prefix string, replication int, reg prometheus.Registerer) (*Topics, error) {
-	c, transport, err := client(brokers, "throng-topics", prefix, TopicPerGroup)
+func NewTopics(brokers []string, via Via, prefix string, replication int, reg prometheus.Registerer) (*Topics, error) {
+	c, transport, err := client(brokers, via, "throng-topics", prefix, TopicPerGroup)
 	if err != nil {
 		return nil, err
 	}

@@ -31,14 +31,14 @@ func benchTopics(b *testing.B, n int) {
 	name, layout := fmt.Sprintf("bench-%d", time.Now().UnixNano()), TopicPerGroup
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
-	topics, err := NewTopics(brokers, name, 1, nil)
+	topics, err := NewTopics(brokers, nil, name, 1, nil)
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer topics.Close()
 	if n == 0 {
 		layout = Hashed
-		if err := EnsureTopic(ctx, brokers, name, 16, 1); err != nil {
+		if err := EnsureTopic(ctx, brokers, nil, name, 16, 1); err != nil {
 			b.Fatal(err)
 		}
 	}

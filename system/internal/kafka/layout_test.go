@@ -19,7 +19,7 @@ import (
 func TestTopicPerGroup(t *testing.T) { conformance(t, 2, topicPerGroup) }
 
 func topicPerGroup(t *testing.T, l log) {
-	topics, err := NewTopics(l.brokers, l.topic, 1, nil)
+	topics, err := NewTopics(l.brokers, nil, l.topic, 1, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

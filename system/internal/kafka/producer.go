@@ -29,6 +29,7 @@ var ErrBehind = errors.New("kafka: a batch ahead of it in the partition failed")
 // ProducerConfig says where a Producer writes. Zero limits mean the defaults.
 type ProducerConfig struct {
 	Brokers    []string
+	Via        Via
 	Topic      string
 	Partitions int // in layout TopicPerGroup: queues, each with some of the groups
 	Layout     Layout
@@ -94,7 +95,7 @@ func NewProducer(cfg ProducerConfig) (*Producer, error) {
 		cfg.Metrics = prometheus.NewRegistry()
 	}
 	cfg.Log = orDiscard(cfg.Log)
-	c, transport, err := client(cfg.Brokers, "throng-producer", cfg.Topic, cfg.Layout)
+	c, transport, err := client(cfg.Brokers, cfg.Via, "throng-producer", cfg.Topic, cfg.Layout)
 	if err != nil {
 		return nil, err
 	}
