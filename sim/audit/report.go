@@ -111,7 +111,14 @@ func (a *Audit) Report() history.Audit {
 	}
 	a.mu.Unlock()
 	a.each(func(s *stripe, r *record) { t.message(a, s, r) })
-	a.eachGroup(func(g *group) { a.judgeSystem(g, func(p systemPair) { t.systemPair(g, p) }) })
+	a.eachGroup(func(g *group) {
+		for _, c := range g.changes {
+			if c.known {
+				t.Boundaries++
+			}
+		}
+		a.judgeSystem(g, func(p systemPair) { t.systemPair(g, p) })
+	})
 	t.System = a.system.Load()
 	t.Redelivered = a.redelivered.Load()
 	t.Live, t.Drain = a.classes[Live].Load(), a.classes[Drain].Load()

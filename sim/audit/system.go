@@ -167,6 +167,7 @@ func (t *tally) systemPair(g *group, p systemPair) {
 		what = "foreign"
 	case !p.delivered:
 		t.Expected++
+		t.SystemExpected++
 		what = "unproved"
 		if t.devices[p.dev] == drained {
 			t.Lost++
@@ -176,8 +177,10 @@ func (t *tally) systemPair(g *group, p systemPair) {
 		}
 	default:
 		t.Expected++
+		t.SystemExpected++
 		if p.flaw == 0 {
 			t.Proved++
+			t.SystemProved++
 		}
 		if p.flaw&duplicated != 0 {
 			t.Duplicated++
@@ -187,6 +190,9 @@ func (t *tally) systemPair(g *group, p systemPair) {
 			t.Reordered++
 			what = "reordered"
 		}
+	}
+	if what != "" && what != "unproved" {
+		t.SystemWrong++
 	}
 	if what != "" && t.examples[what] < examplesOfAKind {
 		t.examples[what]++

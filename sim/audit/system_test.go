@@ -57,6 +57,16 @@ func TestSystemMessages(t *testing.T) {
 			if have := [6]int64{r.Proved, r.Lost, r.Foreign, r.Reordered, r.Duplicated, r.Unproved}; have != c.want {
 				t.Errorf("%v, want %v (%v)", have, c.want, r.Examples)
 			}
+			if wrong := r.Lost + r.Duplicated + r.Reordered + r.Foreign; r.SystemExpected != r.Expected || r.SystemProved != r.Proved || r.SystemWrong != wrong {
+				t.Errorf("of the system messages: %d expected, %d proved, %d wrong; want %d, %d, %d", r.SystemExpected, r.SystemProved, r.SystemWrong, r.Expected, r.Proved, wrong)
+			}
+			boundaries := map[uint64]bool{}
+			for _, e := range c.events {
+				boundaries[e.version] = true // each version moves one user
+			}
+			if r.Boundaries != int64(len(boundaries)) {
+				t.Errorf("%d boundaries, want %d", r.Boundaries, len(boundaries))
+			}
 			if r.System != int64(len(c.events)) || r.Sends != 0 {
 				t.Errorf("counted %d system messages, %d sends", r.System, r.Sends)
 			}

@@ -202,6 +202,14 @@ type Audit struct {
 	// System are the system messages of groups that reached applications: not
 	// among the four, nor among sends, but pairs that are expected and proved.
 	System int64 `json:"system,omitempty"`
+	// Of Expected, of Proved, and of Lost, Duplicated, Reordered and Foreign
+	// together, the pairs whose message is a system message.
+	SystemExpected int64 `json:"system_expected,omitempty"`
+	SystemProved   int64 `json:"system_proved,omitempty"`
+	SystemWrong    int64 `json:"system_wrong,omitempty"`
+	// Boundaries are the additions and removals of a member whose position in the
+	// group's log is known: what the group delivered was judged by them.
+	Boundaries int64 `json:"boundaries,omitempty"`
 
 	// Recipients is the sum of addressed users of acknowledged sends outside
 	// declared extra strata, and SteadySends their number: the fan-out.

@@ -2,6 +2,8 @@ package load
 
 import (
 	"context"
+	"runtime"
+	runtimemetrics "runtime/metrics"
 	"sync/atomic"
 	"time"
 
@@ -131,10 +133,20 @@ func (e *Engine) scrape(ctx context.Context) {
 		e.log.Debug("scrape", "err", err)
 	}
 	now := e.now().Seconds()
-	for _, s := range samples {
+	for _, s := range append(samples, ownGauges()) {
 		s.T = now
 		e.record(e.cfg.History.Counters(s))
 	}
+}
+
+// ownGauges are the generator's own gauges, by the names that roles have.
+func ownGauges() history.CounterSample {
+	live := []runtimemetrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	runtimemetrics.Read(live)
+	return history.CounterSample{Role: history.RoleGenerator, Values: map[string]float64{
+		history.GaugeGoroutines: float64(runtime.NumGoroutine()),
+		history.GaugeLiveHeap:   float64(live[0].Value.Uint64()),
+	}}
 }
 
 // record notes the first failure to write the history; the run goes on, and

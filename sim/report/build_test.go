@@ -164,8 +164,8 @@ func pageIsOneFile(t *testing.T, dir string) {
 			t.Errorf("the page has no %q", want)
 		}
 	}
-	if n := strings.Count(page, "<svg"); n != 14 {
-		t.Errorf("%d drawings, want seven in two layouts", n)
+	if n := strings.Count(page, "<svg"); n != 16 {
+		t.Errorf("%d drawings, want eight in two layouts", n)
 	}
 }
 

@@ -38,7 +38,9 @@ func evaluate(run *history.Run, t *terms) *Result {
 	r.latencies(e)
 	r.stages(e)
 	r.audit(run.Audit)
+	r.Processes = e.processes()
 	f := e.facts()
+	f.processes = r.Processes
 	j := judge(f)
 	r.Verdict, r.Gates = j.verdict, j.gates
 	r.Reasons = append(r.Reasons, j.reasons...)
@@ -262,7 +264,8 @@ func (r *Result) audit(a *history.Audit) {
 	}
 	r.Audit = &Audit{Sends: a.Sends, Acknowledged: a.Acknowledged, Unanswered: a.Unanswered, Expected: a.Expected, Proved: a.Proved, Lost: a.Lost,
 		Duplicated: a.Duplicated, Reordered: a.Reordered, Foreign: a.Foreign, Unproved: a.Unproved, Redelivered: a.Redelivered, Sampled: Number(a.Sampled),
-		Live: a.Live, Drain: a.Drain, Transition: a.Transition, Proof: a.Proof, PushChecked: a.Push.Checked, PushMissing: a.Push.Missing,
+		Live: a.Live, Drain: a.Drain, Transition: a.Transition, Proof: a.Proof,
+		System: a.System, SystemExpected: a.SystemExpected, SystemProved: a.SystemProved, SystemWrong: a.SystemWrong, Boundaries: a.Boundaries, PushChecked: a.Push.Checked, PushMissing: a.Push.Missing,
 		PushDead: a.Push.Dead, PushFailed: a.Push.Failed, PushThrottled: a.Push.Throttled, PushDeadAgain: a.Push.DeadAgain,
 		Examples: append([]string{}, a.Examples...)}
 }

@@ -70,6 +70,7 @@ func figuresOf(run *history.Run, r *Result) []plotted {
 		{fig: p.rates(), Caption: "The schedule is fixed beforehand and never waits for the system: where the blue line leaves the grey one, sends were not accepted in time."},
 		{fig: p.fanout(), Caption: "How much later the last online member of a group has a message than the first. Rings are p99 and are left out where fewer than 1,000 messages stand behind them."},
 		{fig: p.cpu(), Caption: "The harness and the embedded infrastructure run on the same machine as the backend and are stacked on top. Near the dashed line everything waits for CPU."},
+		{fig: p.held(), Caption: "Lines that rise through the whole gated phase are something that is kept for good. Queues fill and empty; memory steps up with the first collections and stays."},
 		{fig: p.tiers(), Caption: "What the profile's full traffic needs at its diurnal peak, if each send costs what it cost here. Instances leave 40% of each core free and have two spares."},
 	}
 }

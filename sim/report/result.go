@@ -8,7 +8,8 @@ import (
 //
 //	1  first version
 //	2  2026-11-24: stages
-const SchemaVersion = 2
+//	3  2026-11-24: audit: system messages and membership boundaries; processes
+const SchemaVersion = 3
 
 // Verdict is the outcome of a run, a gate or a phase.
 type Verdict string
@@ -69,6 +70,7 @@ type Result struct {
 	Generator   Generator             `json:"generator"`
 	OfflineRate Number                `json:"offline_share"`
 	Roles       map[string]Role       `json:"roles"`
+	Processes   []Process             `json:"processes"` // memory and goroutines, by role and instance
 	Capacity    []capacity.Row        `json:"capacity"`
 	Estimate    *capacity.Estimate    `json:"estimate"`
 	Phases      []PhaseResult         `json:"phases"`
@@ -151,8 +153,18 @@ type Audit struct {
 	Drain        int64  `json:"drain"`
 	Transition   int64  `json:"transition"`
 	Proof        int64  `json:"proof"`
-	PushChecked  int64  `json:"push_checked"`
-	PushMissing  int64  `json:"push_missing"`
+	// System messages of groups that reached applications, the pairs of Expected
+	// and Proved that are theirs, and how many of theirs are lost, duplicated,
+	// reordered or foreign. Boundaries are the additions and removals of a member
+	// by whose position in the log the group's deliveries were judged.
+	System         int64 `json:"system"`
+	SystemExpected int64 `json:"system_expected"`
+	SystemProved   int64 `json:"system_proved"`
+	SystemWrong    int64 `json:"system_wrong"`
+	Boundaries     int64 `json:"boundaries"`
+
+	PushChecked int64 `json:"push_checked"`
+	PushMissing int64 `json:"push_missing"`
 	// Checked rows without an accepted push, by the provider's reason.
 	PushDead      int64 `json:"push_dead,omitempty"`
 	PushFailed    int64 `json:"push_failed,omitempty"`

@@ -77,21 +77,30 @@ func (r *Result) gateTable() table {
 	return t
 }
 
+// auditRow is a count of the proof; bad: a number above 0 is a finding.
+type auditRow struct {
+	name string
+	n    int64
+	bad  bool
+}
+
 func (r *Result) auditTable() table {
 	t := table{Head: []string{"audit", "pairs"}, Left: 1}
 	a := r.Audit
 	if a == nil {
 		return t
 	}
-	for _, x := range []struct {
-		name string
-		n    int64
-		bad  bool
-	}{{"messages acknowledged", a.Acknowledged, false}, {"messages unanswered", a.Unanswered, false}, {"pairs expected", a.Expected, false}, {"proved", a.Proved, false},
+	rows := []auditRow{{"messages acknowledged", a.Acknowledged, false}, {"messages unanswered", a.Unanswered, false}, {"pairs expected", a.Expected, false}, {"proved", a.Proved, false},
 		{"lost", a.Lost, true}, {"duplicated", a.Duplicated, true}, {"reordered", a.Reordered, true}, {"foreign", a.Foreign, true}, {"unproved", a.Unproved, true},
 		{"push missing", a.PushMissing, true}, {"push: none, the device is gone", a.PushDead, false}, {"push: none, the provider failed", a.PushFailed, false},
 		{"push: none, the provider made it wait", a.PushThrottled, false}, {"push: again to a device that is gone", a.PushDeadAgain, false}, {"redelivered, dropped by the client", a.Redelivered, false}, {"delivered live", a.Live, false}, {"delivered from an inbox", a.Drain, false},
-		{"delivered in transition", a.Transition, false}, {"delivered in the proof", a.Proof, false}} {
+		{"delivered in transition", a.Transition, false}, {"delivered in the proof", a.Proof, false}}
+	if a.groupsChanged() != "" {
+		rows = append(rows, auditRow{"system messages of groups: expected", a.SystemExpected, false}, auditRow{"of these, proved", a.SystemProved, false},
+			auditRow{"of these, lost, duplicated, reordered or foreign", a.SystemWrong, true}, auditRow{"system messages of groups: delivered", a.System, false},
+			auditRow{"membership boundaries judged by", a.Boundaries, false})
+	}
+	for _, x := range rows {
 		if x.n == 0 && strings.HasPrefix(x.name, "push: ") {
 			continue
 		}
@@ -109,6 +118,16 @@ func (r *Result) auditTable() table {
 		t.Marks = append(t.Marks, v)
 	}
 	return t
+}
+
+// groupsChanged says in words what the proof has of changes of groups; "" when no
+// group changed.
+func (a *Audit) groupsChanged() string {
+	if a.System == 0 && a.SystemExpected == 0 && a.Boundaries == 0 {
+		return ""
+	}
+	return fmt.Sprintf("Of these, system messages of groups: %s pairs expected, %s proved, %s wrong. Group deliveries were judged by %s membership boundaries.",
+		count(a.SystemExpected), count(a.SystemProved), count(a.SystemWrong), count(a.Boundaries))
 }
 
 func (r *Result) roleTable() table {
@@ -225,10 +244,14 @@ func (r *Result) markdown() string {
 		a := r.Audit
 		fmt.Fprintf(&b, "Audit: %s pairs expected, %s proved, %s lost, %s duplicated, %s reordered, %s foreign, %s unproved.\n\n",
 			count(a.Expected), count(a.Proved), count(a.Lost), count(a.Duplicated), count(a.Reordered), count(a.Foreign), count(a.Unproved))
+		if s := a.groupsChanged(); s != "" {
+			b.WriteString(s + "\n\n")
+		}
 	}
 	b.WriteString("<details><summary>Group fan-out, gates, capacity</summary>\n\n")
 	mdTable(&b, r.fanoutTable())
 	mdTable(&b, r.gateTable())
+	mdTable(&b, r.processTable())
 	if r.Estimate.NotUsable != "" {
 		fmt.Fprintf(&b, "No capacity estimate: %s.\n\n", md(r.Estimate.NotUsable))
 	} else {
@@ -286,9 +309,15 @@ func (r *Result) Terminal(w io.Writer, color bool) error {
 	}
 	p.table(r.fanoutTable())
 	p.table(r.phaseTable())
+	if g := r.spec.spec.Gates; g.RSSGrowthMax > 0 || g.GoroutineGrowthMax > 0 {
+		p.table(r.processTable())
+	}
 	if a := r.Audit; a != nil {
 		p.line("  audit: %s pairs expected, %s proved, %s lost, %s duplicated, %s reordered, %s foreign, %s unproved, %s redelivered",
 			count(a.Expected), count(a.Proved), count(a.Lost), count(a.Duplicated), count(a.Reordered), count(a.Foreign), count(a.Unproved), count(a.Redelivered))
+		if s := a.groupsChanged(); s != "" {
+			p.line("  %s", s)
+		}
 		p.line("")
 	}
 	if r.Estimate.NotUsable != "" {

@@ -42,6 +42,8 @@ type facts struct {
 	plannedSockets             float64
 	fanOut, plannedFanOut      float64
 	deliveries                 int64 // whole run
+
+	processes []Process
 }
 
 // judgement is the verdict with what it rests on.
@@ -63,6 +65,7 @@ func judge(f facts) judgement {
 		j.validity(f)
 		j.auditGates(f)
 		j.latencyGates(f)
+		j.growthGates(f)
 	}
 	j.verdict = Pass
 	slices.SortStableFunc(j.gates, func(a, b Gate) int { return gateOrder(a.Kind) - gateOrder(b.Kind) })

@@ -129,6 +129,8 @@ func (g *Gates) fields() []field {
 		{path: "gates.fanout_mean_tolerance", kind: kindNumber, max: 1, def: "0.05", doc: "relative distance of the measured fan-out from the profile's; 0: no gate", to: &g.FanoutMeanTolerance},
 		{path: "gates.rate_tolerance", kind: kindNumber, max: 1, def: "0.05", doc: "relative distance of offered rates from the resolved ones; 0: no gate", to: &g.RateTolerance},
 		{path: "gates.min_deliveries", kind: kindInt, max: unlimited, def: "0", doc: "deliveries of the whole run, below it inconclusive", to: &g.MinDeliveries},
+		{path: "gates.rss_growth_max", kind: kindNumber, max: 10, def: "0", sparse: true, doc: "growth of the resident memory of any process of a role, or of the generator, over steady, as a share of its mean or of 32 MiB; 0: no gate", to: &g.RSSGrowthMax},
+		{path: "gates.goroutine_growth_max", kind: kindNumber, max: 10, def: "0", sparse: true, doc: "the same of its goroutines, of 100 at least; 0: no gate", to: &g.GoroutineGrowthMax},
 	}
 }
 

@@ -168,6 +168,12 @@ type Gates struct {
 	RateTolerance float64
 	// MinDeliveries in the whole run; below it the run is inconclusive.
 	MinDeliveries int64
+	// RSSGrowthMax and GoroutineGrowthMax: how much the resident memory and the
+	// goroutines of any process of a role, or of the generator, may grow over
+	// steady, as a share of their mean, 32 MiB and 100 at least. Infrastructure is
+	// left out.
+	RSSGrowthMax       float64
+	GoroutineGrowthMax float64
 }
 
 // Overrides of the resolved rates, for scenarios that are too small for the

@@ -66,7 +66,7 @@ const (
 	roleKafka     = "kafka"
 	roleRedis     = "redis"
 	roleProvider  = "provider"
-	roleGenerator = "generator"
+	roleGenerator = history.RoleGenerator
 )
 
 // crashRestartDelay is the pause before a crashed process is started again,

@@ -159,8 +159,8 @@ func (e *Embedded) Scrape(ctx context.Context) ([]history.CounterSample, error) 
 }
 
 // ScrapeMetrics returns the metrics of one debug port that a report uses: all of
-// throng_ but histograms, and the counters of process_ except
-// process_network_*, which count the whole machine.
+// throng_ but histograms, the counters of process_ except process_network_*,
+// which count the whole machine, and the goroutines and live heap of go_.
 func ScrapeMetrics(ctx context.Context, c *http.Client, addr string) (map[string]float64, error) {
 	return ScrapeURL(ctx, c, "http://"+addr+"/metrics")
 }
@@ -190,6 +190,7 @@ func ScrapeURL(ctx context.Context, c *http.Client, url string, also ...string) 
 
 func readFamilies(families map[string]*dto.MetricFamily, also []string) map[string]float64 {
 	values := map[string]float64{}
+	also = append(also, history.GaugeGoroutines, history.GaugeLiveHeap)
 	for name, f := range families {
 		process := strings.HasPrefix(name, "process_") && !strings.HasPrefix(name, "process_network_") &&
 			f.GetType() == dto.MetricType_COUNTER

@@ -69,6 +69,7 @@ func samples() []*Figure {
 		Rates(spans, off, acc, del, "alt"),
 		FanOut(classes, "alt"),
 		CPU(spans, layers, 2, "alt"),
+		Held(spans, []Curve{{Label: "gateway", Ink: Blue, Points: p99}, {Label: "inbox", Ink: Vermilion, Points: p50}}, []Curve{{Label: "gateway", Ink: Blue, Points: top}}, "alt"),
 		Stacks([]Breakdown{
 			{"Around the median", []Stack{stack("direct", "3.4 ms", 0.1, 0.3, 0.6, 0.7, 0, 0, 1.1, 0.3, 0.3), stack("group", "5.8 ms", 0.1, 0.3, 0.6, 0.9, 1.7, 0.6, 0.9, 0.4, 0.3)}},
 			{"Around p99", []Stack{stack("direct", "121 ms", 1, 12, 3, 22, 0, 0, 81, 1, 1), stack("group", "248 ms", 1, 52, 3, 5, 9, 4, 171, 1, 2)}}}, "alt"),
@@ -159,7 +160,7 @@ func TestNumber(t *testing.T) {
 
 func TestEmptyFiguresAreDrawn(t *testing.T) {
 	spans := []Span{{"steady", 0, 10, true}}
-	for _, f := range []*Figure{Spectrum(nil, ""), OverTime(spans, []Panel{{Label: "Direct"}}, ""), Rates(spans, nil, nil, nil, ""), FanOut(nil, ""), Stacks(nil, ""), CPU(spans, nil, 2, ""), Tiers("", "", "", nil, "")} {
+	for _, f := range []*Figure{Spectrum(nil, ""), OverTime(spans, []Panel{{Label: "Direct"}}, ""), Rates(spans, nil, nil, nil, ""), FanOut(nil, ""), Stacks(nil, ""), CPU(spans, nil, 2, ""), Held(spans, nil, nil, ""), Tiers("", "", "", nil, "")} {
 		if _, err := f.SVG(Light(), Wide()); err != nil {
 			t.Errorf("%s: %v", f.Name, err)
 		}

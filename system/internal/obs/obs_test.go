@@ -62,7 +62,7 @@ func TestDebugPort(t *testing.T) {
 	}
 	_, metrics := get("/metrics")
 	for _, want := range []string{`throng_queue_depth{queue="test"} 3`, `throng_queue_limit{queue="test"} 7`,
-		`throng_queue_dropped_total{queue="test"} 0`, "process_cpu_seconds_total", "go_goroutines"} {
+		`throng_queue_dropped_total{queue="test"} 0`, "process_cpu_seconds_total", "go_goroutines", "go_gc_heap_live_bytes"} {
 		if !strings.Contains(metrics, want) {
 			t.Errorf("metrics lack %s", want)
 		}
