@@ -128,6 +128,10 @@ type SQLReplica struct {
 // Provider is who delivers push notifications.
 type Provider struct {
 	URL string `json:"url"` // http://host:port (HTTP/2 without TLS) or https
+	// DeadLetters is a folder in which each push instance keeps the pushes that
+	// it has given up, in a file of its own; /dead-letters of its debug port reads
+	// it. Empty: they are counted and logged, and not kept.
+	DeadLetters string `json:"dead_letters,omitempty"`
 }
 
 // Log says how processes log, to standard error.

@@ -59,7 +59,7 @@ func (in *infrastructure) topology(t *testing.T, n counts, addr func() string) s
 		Kafka:    system.Kafka{Brokers: []string{in.kafka}, Topic: "groups", Partitions: partitions},
 		Redis:    system.Redis{Addr: in.redis},
 		GroupSQL: system.GroupSQL{SQL: system.SQL{Driver: "sqlite", DSN: filepath.Join(dir, "groups.db")}},
-		Provider: system.Provider{URL: in.provider.url},
+		Provider: system.Provider{URL: in.provider.url, DeadLetters: dir},
 		Key:      key.String(),
 		Log:      system.Log{Level: "info"},
 		Settings: system.Settings{PushDelay: system.Duration(200 * time.Millisecond)},

@@ -28,6 +28,11 @@ type Settings struct {
 	// told to wait by a 429 is no attempt. [6]
 	PushAttempts int `json:"push_attempts,omitempty"`
 
+	// DeadLetterBytes and DeadLetterAge bound what a push instance keeps of the
+	// pushes that were given up. [64 MiB, 30 days]
+	DeadLetterBytes int64    `json:"dead_letter_bytes,omitempty"`
+	DeadLetterAge   Duration `json:"dead_letter_age,omitempty"`
+
 	// MaxConnections of each gateway. [250,000]
 	MaxConnections int `json:"max_connections,omitempty"`
 	// FramesPerSecond and FrameBurst bound what one connection sends. [200, 1,000]

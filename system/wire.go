@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -240,13 +241,19 @@ func (m *maker) push() (runner, error) {
 	if quota == 0 {
 		quota = fcmQuota
 	}
+	letters := ""
+	if folder := m.Provider.DeadLetters; folder != "" {
+		letters = filepath.Join(folder, fmt.Sprintf("dead-letters-%d.jsonl", m.i))
+	}
 	p, err := push.New(push.Config{
 		Provider: m.Provider.URL, QuotaPerMinute: max(1, quota/len(m.Pushes)),
-		Attempts: m.Settings.PushAttempts, Log: m.log, Metrics: m.reg,
+		Attempts: m.Settings.PushAttempts, DeadLetters: letters, DeadLetterBytes: m.Settings.DeadLetterBytes,
+		DeadLetterAge: time.Duration(m.Settings.DeadLetterAge), Log: m.log, Metrics: m.reg,
 	})
 	if err != nil {
 		return nil, err
 	}
+	m.closes(p.Close)
 	m.made.pages = map[string]http.HandlerFunc{"GET /dead-letters": p.ServeDeadLetters}
 	return p, nil
 }

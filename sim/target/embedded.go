@@ -412,7 +412,7 @@ func (e *Embedded) describeSystem() error {
 	s.Redis = system.Redis{Addr: addr()}
 	s.GroupSQL.SQL = sqlite("groups.db")
 	e.providerAddr = addr()
-	s.Provider = system.Provider{URL: "http://" + e.providerAddr}
+	s.Provider = system.Provider{URL: "http://" + e.providerAddr, DeadLetters: e.data.path}
 	s.Key = e.cfg.Key.String()
 	s.Log, s.Settings, s.Plant = e.cfg.Log, e.cfg.Settings, e.cfg.Plant
 	if portErr != nil {

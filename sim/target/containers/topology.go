@@ -86,7 +86,7 @@ func (d *Deployment) describeSystem() {
 	for i := range d.cfg.Replicas {
 		s.GroupSQL.Replicas = append(s.GroupSQL.Replicas, system.SQLReplica{DSN: dsn(fmt.Sprintf("%s-%d:%s", RoleMySQL, i+1, portMySQL), groupSchema)})
 	}
-	s.Provider = system.Provider{URL: "http://" + RoleProvider + "-0:" + portMain}
+	s.Provider = system.Provider{URL: "http://" + RoleProvider + "-0:" + portMain, DeadLetters: "/tmp"}
 	s.Key = d.cfg.Key.String()
 	s.Log, s.Settings, s.Plant = d.cfg.Log, d.cfg.Settings, d.cfg.Plant
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -114,6 +115,10 @@ func (p *Push) attempt(ctx context.Context, target string, body []byte) (v verdi
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := p.client.Do(req)
 	if err != nil {
+		var u *url.Error // says the URL too, and the token is in it
+		if errors.As(err, &u) {
+			err = u.Err
+		}
 		return failed, 0, err.Error()
 	}
 	defer resp.Body.Close()

@@ -1,14 +1,13 @@
 // Package push is the push role: it takes requests to wake devices from the
 // inbox instances and puts them to a provider of the APNs/FCM shape over
 // HTTP/2. It owns the quota, the retries and the dead letters; it keeps nothing
-// across a restart, because who asks does. It may import rpc and obs, and no
+// across a restart but the dead letters, because who asks does. It may import rpc and obs, and no
 // other role.
 package push
 
 import (
 	"context"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -50,10 +49,15 @@ type Config struct {
 	Backoff, MaxBackoff time.Duration
 	// Timeout bounds one request. Default 5 s.
 	Timeout time.Duration
-	// DeadLetters is how many of the last dead letters are kept. Default 1024.
-	DeadLetters int
-	Log         *slog.Logger
-	Metrics     prometheus.Registerer
+	// DeadLetters is the file in which dead letters are kept; beside it there may
+	// be one of that name with ".old". Empty: none are kept. At most
+	// DeadLetterBytes of them are, none for longer than DeadLetterAge. Default
+	// 64 MiB and 30 days.
+	DeadLetters     string
+	DeadLetterBytes int64
+	DeadLetterAge   time.Duration
+	Log             *slog.Logger
+	Metrics         prometheus.Registerer
 }
 
 func (c *Config) defaults() {
@@ -63,7 +67,8 @@ func (c *Config) defaults() {
 	set(&c.Backoff, 200*time.Millisecond)
 	set(&c.MaxBackoff, 10*time.Second)
 	set(&c.Timeout, 5*time.Second)
-	set(&c.DeadLetters, 1024)
+	set(&c.DeadLetterBytes, 64<<20)
+	set(&c.DeadLetterAge, 30*24*time.Hour)
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -79,16 +84,6 @@ func set[T comparable](v *T, def T) {
 	}
 }
 
-// DeadLetter is a request that was given up.
-type DeadLetter struct {
-	At          time.Time `json:"at"`
-	User        uint64    `json:"user,string"` // more than a JavaScript number holds
-	Device      uint32    `json:"device"`
-	CollapseKey string    `json:"collapse_key"`
-	MessageID   string    `json:"message_id"` // hex
-	Reason      string    `json:"reason"`     // of the last attempt
-}
-
 // Push is one instance.
 type Push struct {
 	cfg    Config
@@ -98,15 +93,15 @@ type Push struct {
 	queue  chan *job
 	bucket *bucket
 	recvs  sync.WaitGroup
+	// letters is nil where none are kept.
+	letters *letters
 
-	mu      sync.Mutex
-	letters []DeadLetter // a ring
-	next    int          // where the next one goes
-	logged  time.Time    // when a dead letter was last logged
-	unsaid  int          // dead letters since
+	mu     sync.Mutex
+	logged time.Time // when a dead letter was last logged
+	unsaid int       // dead letters since
 }
 
-// New checks cfg. It does no I/O.
+// New checks cfg and opens the file of the dead letters, which Close closes.
 func New(cfg Config) (*Push, error) {
 	cfg.defaults()
 	u, err := url.Parse(cfg.Provider)
@@ -117,8 +112,22 @@ func New(cfg Config) (*Push, error) {
 	if err != nil {
 		return nil, fmt.Errorf("push: %w", err)
 	}
-	return &Push{cfg: cfg, url: u, m: m, client: newClient(cfg), queue: make(chan *job, cfg.Queue),
-		bucket: newBucket(cfg.QuotaPerMinute)}, nil
+	p := &Push{cfg: cfg, url: u, m: m, client: newClient(cfg), queue: make(chan *job, cfg.Queue),
+		bucket: newBucket(cfg.QuotaPerMinute)}
+	if cfg.DeadLetters != "" {
+		if p.letters, err = openLetters(cfg.DeadLetters, cfg.DeadLetterBytes, cfg.DeadLetterAge, m.kept); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// Close closes the file of the dead letters. Call it after Run has returned.
+func (p *Push) Close() error {
+	if p.letters == nil {
+		return nil
+	}
+	return p.letters.close()
 }
 
 // newClient speaks HTTP/2 only, over one connection or a few: a provider
@@ -152,6 +161,9 @@ func (p *Push) Run(ctx context.Context, ln net.Listener) error {
 	for range p.cfg.Concurrency {
 		wg.Go(func() { p.work(ctx) })
 	}
+	if p.letters != nil {
+		wg.Go(func() { p.pruneLetters(ctx) })
+	}
 	wg.Go(func() {
 		if err := srv.Serve(ln); err != nil {
 			cancel(fmt.Errorf("push: serve: %w", err))
@@ -171,19 +183,20 @@ func (p *Push) Run(ctx context.Context, ln net.Listener) error {
 // down is retried, so it does not make the instance unready.
 func (p *Push) Ready() error { return nil }
 
-// DeadLetters returns the last ones, oldest first.
-func (p *Push) DeadLetters() []DeadLetter {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	out := append([]DeadLetter{}, p.letters[p.next:]...)
-	return append(out, p.letters[:p.next]...)
-}
+// pruneEvery is the time between two looks for letters that are too old.
+const pruneEvery = time.Hour
 
-// ServeDeadLetters answers with the last ones, oldest first, as a JSON list. It
-// is for the debug port.
-func (p *Push) ServeDeadLetters(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(p.DeadLetters()) // the reader has gone: nobody to tell
+func (p *Push) pruneLetters(ctx context.Context) {
+	tick := time.NewTicker(pruneEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			p.letters.prune(now)
+		}
+	}
 }
 
 // logEvery is the least time between two log lines about dead letters.
@@ -193,17 +206,17 @@ func (p *Push) deadLetter(j *job, reason string) {
 	l := DeadLetter{At: time.Now(), User: j.req.User, Device: j.req.Device, CollapseKey: j.req.CollapseKey,
 		MessageID: hex.EncodeToString(j.req.MessageId), Reason: reason}
 	p.m.deadLetters.Inc()
+	var err error
+	if p.letters != nil {
+		if err = p.letters.add(l); err != nil {
+			p.m.unkept.Inc()
+		}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.letters) < p.cfg.DeadLetters {
-		p.letters = append(p.letters, l)
-	} else {
-		p.letters[p.next] = l
-		p.next = (p.next + 1) % len(p.letters)
-	}
 	p.unsaid++
 	if l.At.Sub(p.logged) >= logEvery {
-		p.cfg.Log.Warn("push: given up", "user", l.User, "device", l.Device, "reason", reason, "since_last_line", p.unsaid)
+		p.cfg.Log.Warn("push: given up", "user", l.User, "device", l.Device, "reason", reason, "since_last_line", p.unsaid, "not_kept", err)
 		p.logged, p.unsaid = l.At, 0
 	}
 }
@@ -211,7 +224,8 @@ func (p *Push) deadLetter(j *job, reason string) {
 type metrics struct {
 	attempts                         *prometheus.CounterVec
 	accepted, deadLetters, throttled prometheus.Counter
-	dead, cancelled                  prometheus.Counter
+	dead, cancelled, unkept          prometheus.Counter
+	kept                             prometheus.Gauge
 	seconds                          prometheus.Histogram
 	queue                            *obs.Queue
 }
@@ -230,6 +244,10 @@ func newMetrics(reg prometheus.Registerer, limit int) (*metrics, error) {
 	errs = append(errs, err)
 	m.accepted = counter("throng_push_accepted_total", "Pushes that the provider accepted.")
 	m.deadLetters = counter("throng_push_dead_letters_total", "Pushes given up.")
+	m.unkept = counter("throng_push_dead_letters_unkept_total", "Dead letters that could not be written to their file.")
+	m.kept, err = obs.Register(reg, prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "throng_push_dead_letters_kept", Help: "Dead letters in the file, to be read at /dead-letters."}))
+	errs = append(errs, err)
 	m.throttled = counter("throng_push_throttled_total", "Answers of the provider that said to wait.")
 	m.dead = counter("throng_push_dead_tokens_total", "Tokens that the provider does not know any more.")
 	m.cancelled = counter("throng_push_cancelled_total", "Requests taken back because the messages had been acknowledged.")

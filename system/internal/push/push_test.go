@@ -7,7 +7,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -19,7 +22,13 @@ import (
 	"throng/system/internal/rpc"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if path := os.Getenv(writesLetters); path != "" {
+		writeLetters(path)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 const patience = 20 * time.Second
 
@@ -89,7 +98,15 @@ func start(t *testing.T, cfg Config) *asker {
 		t.Fatal(err)
 	}
 	streamCtx, stop := context.WithTimeout(context.Background(), patience)
-	t.Cleanup(func() { cancel(); wg.Wait(); stop(); conn.Close() })
+	t.Cleanup(func() {
+		cancel()
+		wg.Wait()
+		stop()
+		conn.Close()
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	stream, err := rpc.NewPushClient(conn).Notify(streamCtx)
 	if err != nil {
 		t.Fatal(err)
@@ -177,7 +194,7 @@ func TestRetriesThenAccepted(t *testing.T) {
 
 func TestGivesUpAfterAttempts(t *testing.T) {
 	f := newProvider(t, func(n int, w http.ResponseWriter) { w.WriteHeader(http.StatusInternalServerError) })
-	a := start(t, Config{Provider: f.URL, Backoff: time.Millisecond, Attempts: 3, DeadLetters: 2})
+	a := start(t, Config{Provider: f.URL, Backoff: time.Millisecond, Attempts: 3, DeadLetters: filepath.Join(t.TempDir(), "new", "letters")})
 	a.ask(1, 2, 3)
 	for ref, o := range a.outcomes(3) {
 		if o != rpc.PushOutcome_PUSH_OUTCOME_DEAD_LETTER {
@@ -188,13 +205,13 @@ func TestGivesUpAfterAttempts(t *testing.T) {
 		t.Errorf("%d requests and %v dead letters, want 9 and 3", f.requests(), testutil.ToFloat64(a.m.deadLetters))
 	}
 	w := httptest.NewRecorder()
-	a.ServeDeadLetters(w, nil)
-	var ring []DeadLetter
-	if err := json.Unmarshal(w.Body.Bytes(), &ring); err != nil {
-		t.Fatal(err)
+	a.ServeDeadLetters(w, httptest.NewRequest(http.MethodGet, "/dead-letters", nil))
+	var all []DeadLetter
+	if err := json.Unmarshal(w.Body.Bytes(), &all); err != nil {
+		t.Fatalf("%v: %s", err, w.Body)
 	}
-	if len(ring) != 2 || ring[0].At.After(ring[1].At) || ring[0].User != 7 || ring[0].MessageID != "abcd" || ring[0].Reason == "" {
-		t.Errorf("ring %+v, want the last two in order", ring)
+	if len(all) != 3 || all[0].At.After(all[2].At) || all[0].User != 7 || all[0].MessageID != "abcd" || all[0].Reason == "" || testutil.ToFloat64(a.m.kept) != 3 {
+		t.Errorf("letters %+v, want three in order", all)
 	}
 }
 
@@ -208,10 +225,14 @@ func TestRefusedIsNotRetried(t *testing.T) {
 }
 
 func TestProviderThatIsDownIsRetried(t *testing.T) {
-	a := start(t, Config{Provider: "http://127.0.0.1:1", Backoff: time.Millisecond, Attempts: 2})
+	a := start(t, Config{Provider: "http://127.0.0.1:1", Backoff: time.Millisecond, Attempts: 2, DeadLetters: filepath.Join(t.TempDir(), "letters")})
 	a.ask(1)
 	if got := a.outcomes(1); got[1] != rpc.PushOutcome_PUSH_OUTCOME_DEAD_LETTER {
 		t.Fatalf("outcome %v", got)
+	}
+	found, err := a.letters.find(0, time.Time{}, 1)
+	if err != nil || len(found) != 1 || found[0].Reason == "" || strings.Contains(found[0].Reason, "t/1") || strings.Contains(found[0].Reason, "t%2F1") {
+		t.Errorf("%+v, %v: want a reason that does not tell the token", found, err)
 	}
 }
 
