@@ -1,17 +1,23 @@
 // Package client is a client of the chat protocol: one WebSocket, its frames,
 // acknowledgements. It knows nothing of load or populations; the engine and
 // tests build on it. It may import only system/wire.
+//
+// On Linux, to gateways at ws://, an idle connection is a socket, a
+// websocket.Conn with the least buffer, and nothing else: a few pollers wait
+// for all sockets (epoll), read what has come into a buffer of their own, and run
+// the protocol on whole messages. Elsewhere, and for wss://, each connection has
+// a goroutine that waits in a read.
 package client
 
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,11 +27,17 @@ import (
 	"throng/system/wire"
 )
 
-// writeTimeout bounds a write to a gateway that has stopped reading.
-const writeTimeout = 10 * time.Second
+const (
+	// writeTimeout bounds a write to a gateway that has stopped reading.
+	writeTimeout = 10 * time.Second
+	// closeTimeout is how long a gateway may take to answer a close frame.
+	closeTimeout = 5 * time.Second
+	// writeBuffer holds a frame while it is made; what is larger is fragmented.
+	writeBuffer = 8 << 10
+)
 
-// Handler receives what a connection brings. Its methods are called by the
-// connection's reader, one at a time, and must not block.
+// Handler receives what a connection brings. Its methods are called one at a
+// time for each connection, and must not block: other connections wait too.
 type Handler interface {
 	// Frame is called for each frame. The frame is the handler's to keep.
 	Frame(c *Conn, f *wire.Frame)
@@ -36,12 +48,14 @@ type Handler interface {
 }
 
 // Conn is a connection of one device. Deliver frames are acknowledged by
-// themselves, cumulatively, just before the reader would wait for more: what
-// arrives together is acknowledged together.
+// themselves, cumulatively, when everything that has come was handled: what
+// arrives together is acknowledged together, in one write with whatever the
+// handler wrote.
 type Conn struct {
 	ws      *websocket.Conn
+	socket  socket
 	handler Handler
-	buffers *sync.Pool
+	dialer  *Dialer
 
 	closing   atomic.Bool
 	framesIn  atomic.Int64 // written by us
@@ -51,9 +65,23 @@ type Conn struct {
 	acked     uint64 // owned by the reader
 
 	writeMu sync.Mutex
+	timeout *time.Timer // of a close, guarded by writeMu
 }
 
-// Dialer opens connections. The zero value works.
+// socket carries the bytes of a connection. What is written between hold and
+// release goes out together.
+type socket interface {
+	net.Conn
+	hold()
+	release()
+	// start begins to call what the connection brings.
+	start(c *Conn)
+	// abort ends the connection for both sides.
+	abort()
+}
+
+// Dialer opens connections. The zero value works. What it keeps running goes
+// with its last connection.
 type Dialer struct {
 	// HandshakeTimeout bounds connect and upgrade; 0 means 10 s.
 	HandshakeTimeout time.Duration
@@ -65,11 +93,12 @@ type Dialer struct {
 	// TLS is for gateways at wss://; nil: the system's certificates.
 	TLS *tls.Config
 
-	next atomic.Uint64 // source
+	next    atomic.Uint64 // source
+	pollers pollers
 
 	// Buffers are shared: an idle connection holds none.
-	writes sync.Pool
-	reads  sync.Pool
+	writes sync.Pool // of the WebSocket layer
+	frames sync.Pool // *[]byte, frames being made and read, and what waits to be written
 }
 
 // Dial connects a device whose bearer token is given to the gateway at url
@@ -79,25 +108,26 @@ func (d *Dialer) Dial(ctx context.Context, url, token string, h Handler) (*Conn,
 	if timeout == 0 {
 		timeout = 10 * time.Second
 	}
-	c := &Conn{handler: h, buffers: &d.reads}
-	nd := net.Dialer{Timeout: timeout, KeepAlive: -1}
-	if len(d.Sources) > 0 {
-		source := d.Sources[d.next.Add(1)%uint64(len(d.Sources))]
-		nd.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(source, 0))
-		nd.Control = portAtConnect
-	}
+	c := &Conn{handler: h, dialer: d}
 	dialer := websocket.Dialer{
 		NetDialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			nc, err := nd.DialContext(ctx, network, addr)
-			if err != nil {
-				return nil, err
+			var source netip.Addr
+			if len(d.Sources) > 0 {
+				source = d.Sources[d.next.Add(1)%uint64(len(d.Sources))]
 			}
-			return &ackingConn{Conn: nc, owner: c}, nil
+			var err error
+			if strings.HasPrefix(url, "ws://") {
+				c.socket, err = d.connect(ctx, network, addr, source)
+			} else {
+				c.socket, err = dialBlocking(ctx, network, addr, source)
+			}
+			return c.socket, err
 		},
-		HandshakeTimeout: timeout,
-		ReadBufferSize:   512, WriteBufferSize: 512, WriteBufferPool: &d.writes,
+		ReadBufferSize: 1, WriteBufferSize: writeBuffer, WriteBufferPool: &d.writes, // 1: the least that the layer takes
 		Subprotocols: []string{wire.SubprotocolProto}, TLSClientConfig: d.TLS,
 	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
 	ws, resp, err := dialer.DialContext(ctx, url+wire.Path, http.Header{"Authorization": {"Bearer " + token}})
 	if err != nil {
 		if resp != nil {
@@ -121,21 +151,39 @@ func (e *RefusedError) Error() string {
 	return fmt.Sprintf("client: gateway refused the upgrade: status %d: %s", e.Status, e.Body)
 }
 
-// ackingConn acknowledges before it blocks: the WebSocket layer calls Read
-// exactly when everything it had buffered is used up.
-type ackingConn struct {
-	net.Conn
-	owner *Conn
-}
+// Start starts reading: the handler is called until the connection ends.
+func (c *Conn) Start() { c.socket.start(c) }
 
-func (a *ackingConn) Read(p []byte) (int, error) {
-	if a.owner.delivered > a.owner.acked {
-		a.owner.flushAck()
+// read reads one message, which must be there or come, and hands its frame to
+// the handler.
+func (c *Conn) read() error {
+	_, r, err := c.ws.NextReader()
+	if err != nil {
+		return err
 	}
-	return a.Conn.Read(p)
+	bp := c.dialer.buffer()
+	defer c.dialer.frames.Put(bp)
+	if *bp, err = readAll(r, (*bp)[:0]); err != nil {
+		return err
+	}
+	f := &wire.Frame{}
+	if err := f.UnmarshalVT(*bp); err != nil {
+		return fmt.Errorf("client: frame from the server: %w", err)
+	}
+	f.CollectStamps()
+	c.framesOut.Add(1)
+	if _, ok := f.Kind.(*wire.Frame_Deliver); ok {
+		c.delivered++
+	}
+	c.handler.Frame(c, f)
+	return nil
 }
 
-func (c *Conn) flushAck() {
+// acknowledge says what has been delivered, when all that has come is handled.
+func (c *Conn) acknowledge() {
+	if c.delivered == c.acked {
+		return
+	}
 	upto := c.delivered
 	// A failed write shows as a failed read; there is nobody else to tell.
 	if c.Write(&wire.Frame{Kind: &wire.Frame_Ack{Ack: &wire.Ack{Upto: upto}}}) == nil {
@@ -143,57 +191,35 @@ func (c *Conn) flushAck() {
 	}
 }
 
-// Start starts the reader, which calls the handler until the connection ends.
-func (c *Conn) Start() { go c.read() }
-
-func (c *Conn) read() {
-	err := c.readFrames()
+// ended tells the handler. The socket is closed already.
+func (c *Conn) ended(err error) {
 	if c.closing.Load() {
 		err = nil
 	}
-	_ = c.ws.Close()
+	c.writeMu.Lock()
+	if c.timeout != nil {
+		c.timeout.Stop()
+	}
+	c.writeMu.Unlock()
 	c.handler.Closed(c, err)
 }
 
-func (c *Conn) readFrames() error {
-	var buf []byte
-	for {
-		_, r, err := c.ws.NextReader()
-		if err != nil {
-			return err
-		}
-		bp, _ := c.buffers.Get().(*[]byte)
-		if bp == nil {
-			bp = new([]byte)
-		}
-		buf, err = readAll(r, (*bp)[:0])
-		if err != nil {
-			return err
-		}
-		f := &wire.Frame{}
-		err = f.UnmarshalVT(buf)
-		*bp = buf
-		c.buffers.Put(bp)
-		if err != nil {
-			return fmt.Errorf("client: frame from the server: %w", err)
-		}
-		f.CollectStamps()
-		c.framesOut.Add(1)
-		if _, ok := f.Kind.(*wire.Frame_Deliver); ok {
-			c.delivered++
-		}
-		c.handler.Frame(c, f)
+// buffer returns an empty buffer, for frames to be put back into.
+func (d *Dialer) buffer() *[]byte {
+	bp, _ := d.frames.Get().(*[]byte)
+	if bp == nil {
+		b := make([]byte, 0, 1024)
+		bp = &b
 	}
+	*bp = (*bp)[:0]
+	return bp
 }
 
 func readAll(r io.Reader, buf []byte) ([]byte, error) {
-	if cap(buf) == 0 {
-		buf = make([]byte, 0, 1024)
-	}
 	for {
 		n, err := r.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
-		if errors.Is(err, io.EOF) {
+		if err == io.EOF {
 			return buf, nil
 		}
 		if err != nil {
@@ -205,33 +231,48 @@ func readAll(r io.Reader, buf []byte) ([]byte, error) {
 	}
 }
 
-// Write sends one frame. It is safe for concurrent use. An error means that
-// the connection is gone; Closed follows.
-func (c *Conn) Write(f *wire.Frame) error {
-	b, err := f.MarshalVT()
-	if err != nil {
-		return fmt.Errorf("client: marshal: %w", err)
-	}
+// Write sends frames, several in one write. It is safe for concurrent use. An
+// error means that the connection is gone; Closed follows.
+func (c *Conn) Write(frames ...*wire.Frame) error {
+	c.socket.hold()
+	defer c.socket.release()
+	bp := c.dialer.buffer()
+	defer c.dialer.frames.Put(bp)
 	c.writeMu.Lock()
 	defer c.writeMu.Unlock()
-	if err := c.ws.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-		return fmt.Errorf("client: write: %w", err)
+	for _, f := range frames {
+		n := f.SizeVT()
+		if cap(*bp) < n {
+			*bp = make([]byte, n)
+		}
+		b := (*bp)[:n]
+		if _, err := f.MarshalToSizedBufferVT(b); err != nil {
+			return fmt.Errorf("client: marshal: %w", err)
+		}
+		if err := c.ws.WriteMessage(websocket.BinaryMessage, b); err != nil {
+			return fmt.Errorf("client: write: %w", err)
+		}
 	}
-	if err := c.ws.WriteMessage(websocket.BinaryMessage, b); err != nil {
-		return fmt.Errorf("client: write: %w", err)
-	}
-	c.framesIn.Add(1)
+	c.framesIn.Add(int64(len(frames)))
 	return nil
 }
 
 // Frames returns how many frames were written to and received from the server.
 func (c *Conn) Frames() (in, out int64) { return c.framesIn.Load(), c.framesOut.Load() }
 
-// Close ends the connection as a client does that goes to the background: a
-// close frame, then the socket. What was received is acknowledged first, by
-// the reader. The reader ends on its own when the server answers or the
-// deadline passes; Closed is called with nil.
-func (c *Conn) Close() {
+// Close ends the connection as a client does that goes to the background: it
+// writes the last frames and a close frame, and the socket goes when the server
+// has answered or has had time to. Closed is called with nil. Of several calls
+// the first counts.
+func (c *Conn) Close(last ...*wire.Frame) {
+	if c.closing.Load() {
+		return
+	}
+	c.socket.hold()
+	defer c.socket.release()
+	if len(last) > 0 {
+		_ = c.Write(last...)
+	}
 	if c.closing.Swap(true) {
 		return
 	}
@@ -239,11 +280,11 @@ func (c *Conn) Close() {
 	defer c.writeMu.Unlock()
 	msg := websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")
 	_ = c.ws.WriteControl(websocket.CloseMessage, msg, time.Now().Add(time.Second))
-	_ = c.ws.SetReadDeadline(time.Now().Add(5 * time.Second))
+	c.timeout = time.AfterFunc(closeTimeout, c.socket.abort)
 }
 
 // Abort closes the socket at once, without a close frame.
 func (c *Conn) Abort() {
 	c.closing.Store(true)
-	_ = c.ws.NetConn().Close()
+	c.socket.abort()
 }

@@ -2,10 +2,14 @@ package client
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -17,10 +21,17 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// server serves one WebSocket at a time with f.
-func server(t *testing.T, f func(ws *websocket.Conn)) string {
+// bothWays runs a test over a socket that is polled and over one that a
+// goroutine reads.
+func bothWays(t *testing.T, test func(t *testing.T, secure bool)) {
+	t.Run("ws", func(t *testing.T) { test(t, false) })
+	t.Run("wss", func(t *testing.T) { test(t, true) })
+}
+
+// server serves one WebSocket at a time with f, and returns what dials it.
+func server(t *testing.T, secure bool, f func(ws *websocket.Conn)) (*Dialer, string) {
 	up := websocket.Upgrader{Subprotocols: []string{wire.SubprotocolProto}}
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer good" {
 			http.Error(w, "who are you", http.StatusUnauthorized)
 			return
@@ -33,8 +44,31 @@ func server(t *testing.T, f func(ws *websocket.Conn)) string {
 		defer ws.Close()
 		f(ws)
 	}))
-	t.Cleanup(s.Close)
-	return "ws" + strings.TrimPrefix(s.URL, "http")
+	d := &Dialer{}
+	if secure {
+		s.StartTLS()
+		roots := x509.NewCertPool()
+		roots.AddCert(s.Certificate())
+		d.TLS = &tls.Config{RootCAs: roots}
+	} else {
+		s.Start()
+	}
+	t.Cleanup(func() {
+		s.CloseClientConnections()
+		s.Close()
+	})
+	return d, "ws" + strings.TrimPrefix(s.URL, "http")
+}
+
+// dial connects and starts.
+func dial(t *testing.T, d *Dialer, url string, h Handler) *Conn {
+	t.Helper()
+	c, err := d.Dial(t.Context(), url, "good", h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Start()
+	return c
 }
 
 // frames collects what a connection brings.
@@ -72,75 +106,186 @@ func deliver(t *testing.T, seq uint64) []byte {
 // What arrives in one piece is acknowledged by one frame, and before the
 // client waits for more.
 func TestAcknowledgesTogetherBeforeBlocking(t *testing.T) {
-	acks := make(chan uint64, 10)
-	url := server(t, func(ws *websocket.Conn) {
-		var piece []byte
-		for seq := range uint64(3) {
-			b := deliver(t, seq+1)
-			piece = append(piece, 0x82, byte(len(b)))
-			piece = append(piece, b...)
-		}
-		if _, err := ws.NetConn().Write(piece); err != nil {
-			t.Error(err)
-		}
-		for {
-			_, b, err := ws.ReadMessage()
-			if err != nil {
-				return
+	bothWays(t, func(t *testing.T, secure bool) {
+		acks := make(chan uint64, 10)
+		d, url := server(t, secure, func(ws *websocket.Conn) {
+			var piece []byte
+			for seq := range uint64(3) {
+				b := deliver(t, seq+1)
+				piece = append(piece, 0x82, byte(len(b)))
+				piece = append(piece, b...)
 			}
-			var f wire.Frame
-			if err := f.UnmarshalVT(b); err != nil {
+			if _, err := ws.NetConn().Write(piece); err != nil {
 				t.Error(err)
-				return
 			}
-			acks <- f.GetAck().GetUpto()
+			for {
+				_, b, err := ws.ReadMessage()
+				if err != nil {
+					return
+				}
+				var f wire.Frame
+				if err := f.UnmarshalVT(b); err != nil {
+					t.Error(err)
+					return
+				}
+				acks <- f.GetAck().GetUpto()
+			}
+		})
+		h := newFrames()
+		c := dial(t, d, url, h)
+		if got := wait(t, acks, "acknowledgement"); got != 3 {
+			t.Errorf("first Ack says %d deliveries, want 3 at once", got)
+		}
+		for seq := range uint64(3) {
+			if got := wait(t, h.got, "frame").GetDeliver().GetSeq(); got != seq+1 {
+				t.Errorf("delivery %d has seq %d", seq+1, got)
+			}
+		}
+		c.Close()
+		if err := wait(t, h.closed, "Closed"); err != nil {
+			t.Errorf("Closed after Close here: %v, want nil", err)
 		}
 	})
-	h := newFrames()
-	c, err := new(Dialer).Dial(context.Background(), url, "good", h)
+}
+
+// Messages come in whatever pieces: a byte at a time, fragmented with a ping
+// inside, larger than any buffer.
+func TestMessagesInPieces(t *testing.T) {
+	large := &wire.Frame{Kind: &wire.Frame_Deliver{Deliver: &wire.Deliver{From: 7, Seq: 3, Body: make([]byte, 3*64<<10)}}}
+	body, err := large.MarshalVT()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Start()
-	if got := wait(t, acks, "acknowledgement"); got != 3 {
-		t.Errorf("first Ack says %d deliveries, want 3 at once", got)
-	}
-	for seq := range uint64(3) {
-		if got := wait(t, h.got, "frame").GetDeliver().GetSeq(); got != seq+1 {
-			t.Errorf("delivery %d has seq %d", seq+1, got)
+	bothWays(t, func(t *testing.T, secure bool) {
+		d, url := server(t, secure, func(ws *websocket.Conn) {
+			pongs := make(chan string, 2)
+			ws.SetPongHandler(func(data string) error { pongs <- data; return nil })
+			go func() {
+				one := deliver(t, 1)
+				for _, b := range append([]byte{0x82, byte(len(one))}, one...) {
+					_, _ = ws.NetConn().Write([]byte{b})
+				}
+				two := deliver(t, 2)
+				pieces := append([]byte{0x02, 1, two[0], 0x89, 2, 'h', 'i', 0x80, byte(len(two) - 1)}, two[1:]...)
+				_, _ = ws.NetConn().Write(pieces)
+				if got := <-pongs; got != "hi" {
+					t.Errorf("the ping inside a message was answered with %q", got)
+				}
+				_ = ws.WriteControl(websocket.PingMessage, []byte("alone"), time.Now().Add(time.Second))
+				if got := <-pongs; got != "alone" {
+					t.Errorf("a ping with no message behind it was answered with %q", got)
+				}
+				_ = ws.WriteMessage(websocket.BinaryMessage, body)
+			}()
+			for {
+				if _, _, err := ws.ReadMessage(); err != nil {
+					return
+				}
+			}
+		})
+		h := newFrames()
+		c := dial(t, d, url, h)
+		for seq := range uint64(3) {
+			if got := wait(t, h.got, "frame").GetDeliver(); got.GetSeq() != seq+1 || seq == 2 && len(got.GetBody()) != 3*64<<10 {
+				t.Errorf("delivery %d has seq %d, %d bytes", seq+1, got.GetSeq(), len(got.GetBody()))
+			}
 		}
-	}
-	c.Close()
-	if err := wait(t, h.closed, "Closed"); err != nil {
-		t.Errorf("Closed after Close here: %v, want nil", err)
-	}
+		c.Close()
+		if err := wait(t, h.closed, "Closed"); err != nil {
+			t.Errorf("Closed after Close here: %v, want nil", err)
+		}
+	})
 }
 
 func TestServerSaysWhyItCloses(t *testing.T) {
-	url := server(t, func(ws *websocket.Conn) {
-		msg := websocket.FormatCloseMessage(int(wire.CloseDraining), "draining")
-		if err := ws.WriteControl(websocket.CloseMessage, msg, time.Now().Add(time.Second)); err != nil {
-			t.Error(err)
+	bothWays(t, func(t *testing.T, secure bool) {
+		// At once: the frame is there before the client has started to read.
+		d, url := server(t, secure, func(ws *websocket.Conn) {
+			msg := websocket.FormatCloseMessage(int(wire.CloseDraining), "draining")
+			if err := ws.WriteControl(websocket.CloseMessage, msg, time.Now().Add(time.Second)); err != nil {
+				t.Error(err)
+			}
+		})
+		h := newFrames()
+		dial(t, d, url, h)
+		var ce *websocket.CloseError
+		if err := wait(t, h.closed, "Closed"); !errors.As(err, &ce) || ce.Code != int(wire.CloseDraining) {
+			t.Errorf("Closed with %v, want close code %d", err, wire.CloseDraining)
 		}
-		_, _, _ = ws.ReadMessage()
 	})
+}
+
+func TestServerGoesWithoutAWord(t *testing.T) {
+	bothWays(t, func(t *testing.T, secure bool) {
+		d, url := server(t, secure, func(ws *websocket.Conn) { _ = ws.NetConn().Close() })
+		h := newFrames()
+		dial(t, d, url, h)
+		if err := wait(t, h.closed, "Closed"); err == nil {
+			t.Error("Closed with nil, which says that the connection was ended here")
+		}
+	})
+}
+
+func TestAbortEndsTheConnection(t *testing.T) {
+	bothWays(t, func(t *testing.T, secure bool) {
+		d, url := server(t, secure, func(ws *websocket.Conn) { _, _, _ = ws.ReadMessage() })
+		h := newFrames()
+		dial(t, d, url, h).Abort()
+		if err := wait(t, h.closed, "Closed"); err != nil {
+			t.Errorf("Closed after Abort here: %v, want nil", err)
+		}
+	})
+}
+
+// What a server does not read waits in the client, up to a bound, and then the
+// connection ends; nobody waits for it.
+func TestServerThatDoesNotRead(t *testing.T) {
+	reading := make(chan struct{})
+	d, url := server(t, false, func(*websocket.Conn) { <-reading })
+	defer close(reading)
 	h := newFrames()
-	c, err := new(Dialer).Dial(context.Background(), url, "good", h)
-	if err != nil {
-		t.Fatal(err)
+	c := dial(t, d, url, h)
+	f := &wire.Frame{Kind: &wire.Frame_Send{Send: &wire.Send{Body: make([]byte, 100<<10)}}}
+	err := error(nil)
+	for range 1000 { // 100 MB, far more than the kernel takes
+		if err = c.Write(f); err != nil {
+			break
+		}
 	}
-	c.Start()
-	var ce *websocket.CloseError
-	if err := wait(t, h.closed, "Closed"); !errors.As(err, &ce) || ce.Code != int(wire.CloseDraining) {
-		t.Errorf("Closed with %v, want close code %d", err, wire.CloseDraining)
+	if !errors.Is(err, errStuck) {
+		t.Errorf("writing without end gives %v, want %v", err, errStuck)
 	}
+	wait(t, h.closed, "Closed")
 }
 
 func TestRefusedUpgrade(t *testing.T) {
-	url := server(t, func(*websocket.Conn) {})
-	_, err := new(Dialer).Dial(context.Background(), url, "bad", newFrames())
-	var refused *RefusedError
-	if !errors.As(err, &refused) || refused.Status != http.StatusUnauthorized || !strings.Contains(refused.Body, "who are you") {
-		t.Errorf("dial with a bad token: %v, want status 401 and the server's words", err)
+	bothWays(t, func(t *testing.T, secure bool) {
+		d, url := server(t, secure, func(*websocket.Conn) {})
+		_, err := d.Dial(t.Context(), url, "bad", newFrames())
+		var refused *RefusedError
+		if !errors.As(err, &refused) || refused.Status != http.StatusUnauthorized || !strings.Contains(refused.Body, "who are you") {
+			t.Errorf("dial with a bad token: %v, want status 401 and the server's words", err)
+		}
+	})
+}
+
+func TestNobodyListens(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &Dialer{Sources: LoopbackSources(0)}
+	_ = ln.Close()
+	if _, err := d.Dial(t.Context(), "ws://"+ln.Addr().String(), "good", newFrames()); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("dial where nobody listens: %v, want connection refused", err)
+	}
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	d.HandshakeTimeout = 50 * time.Millisecond
+	if _, err := d.Dial(t.Context(), "ws://"+silent.Addr().String(), "good", newFrames()); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("dial where nobody answers: %v, want deadline exceeded", err)
 	}
 }

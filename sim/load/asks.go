@@ -101,14 +101,6 @@ func (e *Engine) askGroup(a *workload.Action) {
 	}
 }
 
-// writeAsks repeats what is not answered on a new connection. The caller holds
-// d.mu.
-func (d *device) writeAsks() {
-	for _, x := range d.asks {
-		_ = d.conn.Write(x.frame)
-	}
-}
-
 // answered handles the answer to a group request.
 func (e *Engine) answered(d *device, res *wire.GroupResult) {
 	now := e.now()

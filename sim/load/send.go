@@ -203,6 +203,12 @@ func (e *Engine) submit(a *workload.Action) {
 // write puts an unanswered send on the device's connection. The caller holds
 // d.mu, which keeps the conversation in order.
 func (e *Engine) write(d *device, o *outbox, m *outMsg) {
+	// An error is followed by Closed, and that by a reconnect that sends again.
+	_ = d.conn.Write(e.frame(o, m))
+}
+
+// frame completes a send that is about to be written. The caller holds d.mu.
+func (e *Engine) frame(o *outbox, m *outMsg) *wire.Frame {
 	m.send.Seq = m.seq
 	m.send.Chain = nil
 	if m.seq == o.acked+1 {
@@ -213,8 +219,7 @@ func (e *Engine) write(d *device, o *outbox, m *outMsg) {
 		setWritten(m.send.Body, now-m.intended)
 	}
 	m.written = now
-	// An error is followed by Closed, and that by a reconnect that sends again.
-	_ = d.conn.Write(&wire.Frame{Kind: &wire.Frame_Send{Send: m.send}})
+	return &wire.Frame{Kind: &wire.Frame_Send{Send: m.send}}
 }
 
 // resend writes everything unanswered of a conversation again, in order.
@@ -225,9 +230,11 @@ func (e *Engine) resend(d *device, o *outbox) {
 	if d.state != open {
 		return
 	}
-	for _, m := range o.unacked {
-		e.write(d, o, m)
+	frames := make([]*wire.Frame, len(o.unacked))
+	for i, m := range o.unacked {
+		frames[i] = e.frame(o, m)
 	}
+	_ = d.conn.Write(frames...)
 }
 
 // sent handles Sent: m is durable.

@@ -51,8 +51,7 @@ func (e *Engine) leave(d *device) {
 	d.conn, d.state = nil, offline
 	d.mu.Unlock()
 	if conn != nil {
-		_ = conn.Write(presenceFrame(false))
-		conn.Close()
+		conn.Close(presenceFrame(false))
 	}
 }
 
@@ -112,21 +111,23 @@ func (e *Engine) login(d *device) {
 	d.conn, d.state = conn, open
 	e.stats.logins.Add(1)
 	e.rec.Record(e.kinds.login, (e.now() - start).Microseconds())
-	_ = conn.Write(&wire.Frame{Kind: &wire.Frame_Sync{Sync: &wire.Sync{InboxSeq: d.inboxSeq, Platform: platformOf(d.key)}}})
+	frames := []*wire.Frame{{Kind: &wire.Frame_Sync{Sync: &wire.Sync{InboxSeq: d.inboxSeq, Platform: platformOf(d.key)}}}}
 	for _, o := range d.out {
 		for _, m := range o.unacked {
-			e.write(d, o, m)
+			frames = append(frames, e.frame(o, m))
 		}
 	}
-	d.writeAsks()
-	proof, view := d.proof, d.view
+	for _, x := range d.asks { // not answered: repeated on the new connection
+		frames = append(frames, x.frame)
+	}
+	if !d.proof {
+		frames = append(frames, presenceFrame(true))
+		if d.view != (conv{}) {
+			frames = append(frames, &wire.Frame{Kind: &wire.Frame_View{View: &wire.View{User: d.view.peer, Group: d.view.group}}})
+		}
+	}
+	_ = conn.Write(frames...) // an error is followed by Closed
 	d.mu.Unlock()
-	if !proof {
-		_ = conn.Write(presenceFrame(true))
-		if view != (conv{}) {
-			_ = conn.Write(&wire.Frame{Kind: &wire.Frame_View{View: &wire.View{User: view.peer, Group: view.group}}})
-		}
-	}
 	conn.Start()
 }
 
@@ -200,7 +201,7 @@ func (h *deviceHandler) Frame(c *client.Conn, f *wire.Frame) {
 		}
 	case *wire.Frame_Drain:
 		jitter := time.Duration(k.Drain.JitterMs)*time.Millisecond + time.Millisecond
-		e.timers.at(e.now()+e.jitter.upTo(jitter), c.Close)
+		e.timers.at(e.now()+e.jitter.upTo(jitter), func() { c.Close() })
 	}
 }
 
