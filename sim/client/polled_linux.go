@@ -159,10 +159,10 @@ func (s *polled) answer(h *hello, b []byte) (int, error) {
 func (s *polled) send(b []byte) (int, error) {
 	for {
 		n, err := unix.Write(s.fd, b)
-		switch {
-		case err == unix.EINTR:
+		switch err {
+		case unix.EINTR:
 			continue
-		case err == unix.EAGAIN:
+		case unix.EAGAIN:
 			return 0, nil
 		}
 		return max(n, 0), err
