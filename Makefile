@@ -172,6 +172,12 @@ proto-tools: ## Installs what `make proto` needs into bin/tools
 docker: ## Makes sure that a Docker daemon answers (root on Debian: installs and starts it)
 	@system/deploy/docker.sh
 
+IMAGE ?= throng/chatd:dev
+
+.PHONY: image
+image: build ## Builds the image of the backend for a cluster: IMAGE=registry/name:tag
+	docker build -q -f system/deploy/Dockerfile -t '$(IMAGE)' bin
+
 .PHONY: images
 images: docker ## Builds the images of Kafka, MySQL and Redis, without an image registry
 	@$(if $(and $(THRONG_IMAGE_KAFKA),$(THRONG_IMAGE_MYSQL),$(THRONG_IMAGE_REDIS)),echo "images: the environment names all three",system/deploy/images/build.sh)

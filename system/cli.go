@@ -72,6 +72,7 @@ type cli struct {
 	stderr         io.Writer
 	topology       string
 	instance       int
+	id             string
 	exitWithParent bool
 	single         SingleNode
 }
@@ -128,6 +129,9 @@ func (c *cli) roleCommand(role Role, short string) *cobra.Command {
 			instance = 0
 		}
 		f.IntVar(&c.instance, "instance", instance, "which instance of the role this is, from 0 [env CHATD_INSTANCE]")
+		if role == Gateway {
+			f.StringVar(&c.id, "id", os.Getenv("CHATD_ID"), "its name in the registry, where several gateways share an entry of the topology [env CHATD_ID]")
+		}
 		return cmd
 	}
 	f.StringVar(&c.single.Listen, "listen", envOr("CHATD_LISTEN", "127.0.0.1:8080"), "without a topology: where clients connect [env CHATD_LISTEN]")
@@ -153,6 +157,9 @@ func (c *cli) run(ctx context.Context, role Role) error {
 	cfg, err := c.config(role)
 	if err != nil {
 		return &codedError{ExitConfig, err}
+	}
+	if c.id != "" && c.instance >= 0 && c.instance < len(cfg.Gateways) {
+		cfg.Gateways[c.instance].ID = c.id
 	}
 	return RunCommand(ctx, c.stdin, c.exitWithParent, func(ctx context.Context) error {
 		p, err := Start(ctx, cfg, role, c.instance, c.stderr)

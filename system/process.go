@@ -22,8 +22,17 @@ import (
 // that is restarted at once can meet the last moments of its predecessor.
 const bindRetry = 5 * time.Second
 
-// stopLimit is how long a role may take to stop; they all promise about 5 s.
+// stopLimit is how long a role may take to stop beyond the time that a gateway
+// gives its clients to leave; they all promise less than 5 s of that.
 const stopLimit = 15 * time.Second
+
+// bound returns how long instances of a role may take to stop.
+func (c *Config) bound(r Role) time.Duration {
+	if r == Gateway {
+		return stopLimit + time.Duration(c.Settings.DrainTimeout)
+	}
+	return stopLimit
+}
 
 // runner is a role that has been built.
 type runner interface {
@@ -61,7 +70,7 @@ type Process struct {
 
 	stopOnce sync.Once
 	stopped  chan struct{} // closed when everything has ended, or something is stuck
-	stuck    chan struct{} // closed when a role has not stopped within stopLimit
+	stuck    chan struct{} // closed when a role has not stopped within its bound
 
 	mu  sync.Mutex
 	err error // of the first part that failed
@@ -169,14 +178,16 @@ func (c *Config) listens(r Role, i int) (main, http, debug *string) {
 	}
 }
 
-// listenRetry binds addr, waiting while somebody else has it and ctx lasts.
+// listenRetry binds addr, waiting while ctx lasts and somebody else has it, or its
+// name is not known yet: where names follow the processes, they come after them.
 func listenRetry(ctx context.Context, addr string) (net.Listener, error) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		var lc net.ListenConfig
 		ln, err := lc.Listen(ctx, "tcp", addr)
-		if err == nil || !errors.Is(err, syscall.EADDRINUSE) {
+		var noName *net.DNSError
+		if err == nil || !errors.Is(err, syscall.EADDRINUSE) && !errors.As(err, &noName) {
 			return ln, err
 		}
 		select {
@@ -312,7 +323,7 @@ func (p *Process) stop() {
 					ended = append(ended, u)
 				}
 			}
-			limit := time.NewTimer(stopLimit)
+			limit := time.NewTimer(p.cfg.bound(order[i]))
 			for _, u := range ended {
 				select {
 				case <-u.done:
@@ -330,8 +341,8 @@ func (p *Process) stop() {
 func (p *Process) giveUp(u *unit) {
 	stacks := make([]byte, 1<<20)
 	stacks = stacks[:runtime.Stack(stacks, true)]
-	u.log.Error("does not stop", "after", stopLimit, "goroutines", string(stacks))
-	p.note(u, fmt.Errorf("did not stop within %s", stopLimit))
+	u.log.Error("does not stop", "after", p.cfg.bound(u.role), "goroutines", string(stacks))
+	p.note(u, fmt.Errorf("did not stop within %s", p.cfg.bound(u.role)))
 	for _, other := range p.units {
 		other.cancel()
 	}

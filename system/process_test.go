@@ -113,6 +113,22 @@ func TestProcessEndsWithAnyOfItsRoles(t *testing.T) {
 	})
 }
 
+// TestProcessLetsGatewaysDrain: a gateway is given the time that it gives its
+// clients.
+func TestProcessLetsGatewaysDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, roles, _ := fakeProcess(t, &bytes.Buffer{})
+		p.cfg.Settings.DrainTimeout = Duration(time.Minute)
+		hold := make(chan struct{})
+		roles[Gateway].hold = hold
+		p.run(t.Context())
+		time.AfterFunc(time.Minute, func() { close(hold) })
+		if err := p.Close(); err != nil {
+			t.Errorf("a gateway that drains for as long as it may: %v", err)
+		}
+	})
+}
+
 func TestProcessGivesUpARoleThatDoesNotStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
