@@ -2,8 +2,7 @@ package audit
 
 import (
 	"encoding/binary"
-	"math/rand/v2"
-	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -101,31 +100,36 @@ func frame(m *Message, offset int64) *wire.Deliver {
 	}
 }
 
-func run(msgs []Message, events []event) history.Audit {
-	a := New(Config{Gated: []uint8{1}})
+func run(t *rapid.T, msgs []Message, events []event) history.Audit {
+	w := tellBy(Config{Gated: []uint8{1}}, rapid.IntRange(1, 3).Draw(t, "engines"), rapid.IntRange(1, 5).Draw(t, "partitions"))
 	for _, m := range msgs {
-		a.Written(m).Acknowledged()
+		w.sent(m)
 	}
 	for _, e := range events {
-		a.Delivered(e.dev, frame(&msgs[e.msg], e.offset), Live, time.Second)
+		w.deliver(e.dev, frame(&msgs[e.msg], e.offset), Live, time.Second)
 	}
-	for _, d := range a.Pending() {
-		a.Drained(d)
+	judge := func() *Outcome {
+		out, err := Replay(&w.cfg, w.sources(), Visitor{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
 	}
-	return a.Report()
+	w.drained(judge().Pending...)
+	return judge().Audit
 }
 
 func TestRandomHistories(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := generate(t)
-		r := run(c.msgs, c.events)
+		r := run(t, c.msgs, c.events)
 		pairs := int64(len(c.events))
 		if r.Lost+r.Duplicated+r.Reordered+r.Foreign+r.Unproved != 0 || r.Expected != pairs || r.Proved != pairs {
 			t.Fatalf("a correct history of %d pairs: %+v", pairs, r)
 		}
 		want := history.Audit{Expected: pairs, Proved: pairs}
 		events, what := mutate(t, &c, &want)
-		r = run(c.msgs, events)
+		r = run(t, c.msgs, events)
 		got := history.Audit{
 			Expected: r.Expected, Proved: r.Proved, Lost: r.Lost, Duplicated: r.Duplicated,
 			Reordered: r.Reordered, Foreign: r.Foreign, Unproved: r.Unproved,
@@ -183,78 +187,77 @@ func mutate(t *rapid.T, c *correct, want *history.Audit) ([]event, string) {
 	return append(ev[:i], ev[i+1:]...), what
 }
 
+func (w *told) fanouts(t *testing.T) (all []Fanout) {
+	t.Helper()
+	if _, err := Replay(&w.cfg, w.sources(), Visitor{Fanout: func(f Fanout) { all = append(all, f) }}); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// The first and the last of the devices that were online, by what they got live.
 func TestFirstAndLastOnlineMember(t *testing.T) {
-	a := New(Config{})
+	w := tellBy(Config{}, 2, 3)
 	devs := []Device{{2, 0}, {3, 0}, {4, 0}, {5, 0}}
 	m := Message{ID: idNumber(1), Group: 7, Sender: Device{1, 0}, Seq: 1, Intended: time.Second, Addressees: devs, Stratum: -1, SizeClass: 1}
-	h := a.Written(m)
-	for i := range 3 { // 5/0 is offline
-		h.OnlineAt(i)
+	w.sent(m)
+	for _, d := range devs[:3] { // 5/0 is offline
+		w.markOnline(m.ID, d)
 	}
-	at := func(ms int) time.Duration { return time.Second + time.Duration(ms)*time.Millisecond }
-	steps := []struct {
+	ms := func(n int) time.Duration { return time.Duration(n) * time.Millisecond }
+	for i, s := range []struct {
 		dev         Device
 		class       Class
 		at          int
-		first, last bool
-		firstMs     int
-		lastMs      int
+		live        int
+		first, last int
+		complete    bool
 	}{
-		{devs[3], Drain, 5, false, false, 0, 0},
-		{devs[1], Live, 10, true, false, 10, 0},
-		{devs[0], Live, 30, false, false, 10, 0},
-		{devs[0], Live, 35, false, false, 0, 0}, // a duplicate
+		{devs[3], Drain, 5, 0, 0, 0, false},
+		{devs[0], Live, 30, 1, 30, 30, false},
+		{devs[1], Live, 10, 2, 10, 30, false},
+		{devs[0], Live, 35, 2, 10, 30, false}, // a duplicate
 		// 4/0 went offline and gets it later: the last live one was 2/0.
-		{devs[2], Drain, 9000, false, true, 10, 30},
-	}
-	for i, s := range steps {
-		d := a.Delivered(s.dev, frame(&m, 3), s.class, at(s.at))
-		if !d.Known || d.First != s.first || d.Last != s.last || d.Latency != time.Duration(s.at)*time.Millisecond {
-			t.Fatalf("step %d: %+v", i, d)
+		{devs[2], Drain, 9000, 2, 10, 30, true},
+	} {
+		w.deliver(s.dev, frame(&m, 3), s.class, time.Second+ms(s.at))
+		var want []Fanout
+		if s.live > 0 {
+			want = []Fanout{{SizeClass: 1, Stratum: -1, Intended: time.Second, Live: s.live, First: ms(s.first), Last: ms(s.last), Complete: s.complete}}
 		}
-		if s.first && d.FirstLatency != time.Duration(s.firstMs)*time.Millisecond ||
-			s.last && d.LastLatency != time.Duration(s.lastMs)*time.Millisecond {
-			t.Fatalf("step %d: first %v, last %v", i, d.FirstLatency, d.LastLatency)
+		if got := w.fanouts(t); !slices.Equal(got, want) {
+			t.Fatalf("step %d: %+v, want %+v", i, got, want)
 		}
-	}
-	var all []Fanout
-	a.Fanouts(func(f Fanout) { all = append(all, f) })
-	want := Fanout{SizeClass: 1, Stratum: -1, Intended: time.Second, Marked: 3, Live: 2, First: 10 * time.Millisecond, Last: 30 * time.Millisecond}
-	if len(all) != 1 || all[0] != want {
-		t.Fatalf("Fanouts %+v, want %+v", all, want)
 	}
 }
 
 // A member who has left, or not joined yet, does not keep the last one waiting.
 func TestLastAfterMembersLeft(t *testing.T) {
-	a := New(Config{})
-	a.Outside(7, 4)
-	a.Changing(7, 3)
-	a.Removed(7, 3, 10)
+	w := tellBy(Config{}, 2, 3)
+	w.of(0).Outside(7, 4)
+	w.changing(7, 3)
+	w.removed(7, 3, 10)
 	devs := []Device{{2, 0}, {3, 0}, {4, 0}}
-	write := func(i int) (Message, Handle) {
+	send := func(i int) Message {
 		m := Message{ID: idNumber(i), Group: 7, Sender: Device{1, 0}, Seq: uint64(i), Addressees: devs, Stratum: -1}
-		h := a.Written(m)
-		for i := range devs {
-			h.OnlineAt(i)
-		}
-		h.Acknowledged()
-		return m, h
+		w.sent(m)
+		w.markOnline(m.ID, devs[0])
+		return m
 	}
-	m, _ := write(1)
-	if d := a.Delivered(devs[0], frame(&m, 11), Live, time.Second); !d.First || !d.Last {
-		t.Errorf("the only member: %+v", d)
+	m := send(1)
+	w.deliver(devs[0], frame(&m, 11), Live, time.Second)
+	if f := w.fanouts(t); len(f) != 1 || !f[0].Complete {
+		t.Errorf("the only member: %+v", f)
 	}
-	a.Changing(7, 4) // from here 4 may be in
-	m, _ = write(2)
-	if d := a.Delivered(devs[0], frame(&m, 12), Live, time.Second); !d.First || d.Last {
-		t.Errorf("with one about to join: %+v", d)
+	w.changing(7, 4) // from here 4 may be in
+	m = send(2)
+	w.deliver(devs[0], frame(&m, 12), Live, time.Second)
+	if f := w.fanouts(t); len(f) != 2 || !f[0].Complete || f[1].Complete {
+		t.Errorf("with one about to join: %+v", f)
 	}
-	a.Added(7, 4, 12)
-	for _, d := range a.Pending() {
-		a.Drained(d)
-	}
-	if r := a.Report(); r.Expected != 2+1 || r.Proved != 2 || r.Unproved != 1 || r.Foreign != 0 {
+	w.added(7, 4, 12)
+	w.drainPending(t)
+	if r := w.report(t); r.Expected != 2+1 || r.Proved != 2 || r.Unproved != 1 || r.Foreign != 0 {
 		t.Errorf("the join and the message cannot both be at 12: %+v", r)
 	}
 }
@@ -267,150 +270,49 @@ func TestConcurrentEvents(t *testing.T) {
 	for i := range devs {
 		devs[i] = Device{uint64(i + 10), 0}
 	}
-	a := New(Config{Gated: []uint8{1}})
+	w := tell(Config{Gated: []uint8{1}})
+	s := w.spools[0]
 	msgs := make([]Message, messages)
 	var wg sync.WaitGroup
-	for s := range 4 {
+	for sender := range 4 {
 		wg.Go(func() {
-			for i := s; i < messages; i += 4 {
-				msgs[i] = Message{ID: idNumber(i), Group: 7, Sender: Device{uint64(s + 1), 0}, Seq: uint64(i/4 + 1), Addressees: devs, Phase: 1, Stratum: -1}
-				a.Written(msgs[i]).Acknowledged()
+			for i := sender; i < messages; i += 4 {
+				msgs[i] = Message{ID: idNumber(i), Group: 7, Sender: Device{uint64(sender + 1), 0}, Seq: uint64(i/4 + 1), Addressees: devs, Phase: 1, Stratum: -1}
+				s.Written(&msgs[i], 0).Acknowledged(0)
+			}
+		})
+	}
+	for _, d := range devs { // deliveries may be told before what was sent
+		wg.Go(func() {
+			for i := range messages {
+				m := Message{ID: idNumber(i), Group: 7, Sender: Device{uint64(i%4 + 1), 0}, Seq: uint64(i/4 + 1)}
+				s.Delivered(&Delivery{To: d, Frame: frame(&m, int64(i)), In: InGroup(7), Class: Live, At: time.Second})
+				s.Redelivered()
 			}
 		})
 	}
 	wg.Wait()
-	for _, d := range devs {
-		wg.Go(func() {
-			for i := range msgs {
-				a.Delivered(d, frame(&msgs[i], int64(i)), Live, time.Second)
-				a.Redelivered(d)
-			}
-		})
-	}
-	wg.Wait()
-	r := a.Report()
+	r := w.report(t)
 	if n := int64(messages * receivers); r.Proved != n || r.Expected != n || r.Live != n || r.Redelivered != n || len(r.Examples) != 0 {
 		t.Fatalf("%+v, want %d proved", r, n)
-	}
-}
-
-// world writes n messages of a preset-B-like mix and returns their deliveries.
-func world(a *Audit, n int) (msgs []Message, events []event) {
-	rng := rand.New(rand.NewPCG(1, 1))
-	lists := map[uint64][]Device{}
-	seqs := map[streamKey]uint64{}
-	for i := range n {
-		conv := rng.Uint64N(uint64(n)) + 1
-		size := 1
-		switch r := rng.Float64(); {
-		case r > 0.99:
-			size = 200
-		case r > 0.57:
-			size = 4
-		}
-		if lists[conv] == nil {
-			for u := range uint64(size) {
-				lists[conv] = append(lists[conv], Device{conv*1000 + u, 0})
-			}
-		}
-		m := Message{ID: idNumber(i), Sender: Device{conv*1000 + 500, 0}, Addressees: lists[conv], Phase: 1, Stratum: -1}
-		if len(lists[conv]) > 1 {
-			m.Group = conv
-		} else {
-			m.Peer = conv * 1000
-		}
-		key := streamKey{m.Sender, conv, m.Group != 0}
-		seqs[key]++
-		m.Seq = seqs[key]
-		msgs = append(msgs, m)
-		if a != nil {
-			a.Written(m).Acknowledged()
-		}
-		for _, d := range m.Addressees {
-			events = append(events, event{d, i, int64(i)})
-		}
-	}
-	return msgs, events
-}
-
-func BenchmarkDelivered(b *testing.B) {
-	a := New(Config{})
-	msgs, events := world(a, 50_000)
-	frames := make([]*wire.Deliver, len(msgs))
-	for i := range msgs {
-		frames[i] = frame(&msgs[i], int64(i))
-	}
-	b.ReportAllocs()
-	b.ResetTimer()
-	for i := 0; i < b.N; i++ {
-		if i%len(events) == 0 && i > 0 {
-			b.StopTimer()
-			a = New(Config{})
-			world(a, 50_000)
-			b.StartTimer()
-		}
-		e := events[i%len(events)]
-		a.Delivered(e.dev, frames[e.msg], Live, time.Second)
-	}
-}
-
-func BenchmarkWritten(b *testing.B) {
-	msgs, _ := world(nil, 50_000)
-	a := New(Config{})
-	b.ReportAllocs()
-	b.ResetTimer()
-	for i := 0; i < b.N; i++ {
-		if i%len(msgs) == 0 {
-			a = New(Config{})
-		}
-		a.Written(msgs[i%len(msgs)]).Acknowledged()
-	}
-}
-
-func BenchmarkMemory(b *testing.B) {
-	const n = 50_000
-	heap := func() uint64 {
-		var m runtime.MemStats
-		runtime.GC()
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
-	}
-	for b.Loop() {
-		msgs, events := world(nil, n)
-		before := heap()
-		a := New(Config{})
-		for i := range msgs {
-			a.Written(msgs[i]).Acknowledged()
-		}
-		for _, e := range events {
-			a.Delivered(e.dev, frame(&msgs[e.msg], e.offset), Live, time.Second)
-		}
-		b.ReportMetric(float64(heap()-before)/n, "B/message")
-		b.ReportMetric(float64(len(events))/n, "deliveries/message")
-		start := time.Now()
-		r := a.Report()
-		b.ReportMetric(float64(time.Since(start).Milliseconds()), "report-ms")
-		if r.Proved != int64(len(events)) {
-			b.Fatalf("%+v", r)
-		}
 	}
 }
 
 // A message that moves up because one before it was refused is proved under
 // its new number, and stays in order.
 func TestRenumberAfterRefusal(t *testing.T) {
-	a := New(Config{})
+	w := tell(Config{})
 	sender, dev := Device{1, 0}, Device{2, 0}
 	msg := func(i int, seq uint64) Message {
 		return Message{ID: idNumber(i), Peer: 2, Sender: sender, Seq: seq, Addressees: []Device{dev}, Stratum: -1}
 	}
-	a.Written(msg(1, 1)).Refused()
-	h := a.Written(msg(2, 2))
+	w.write(msg(1, 1)).Refused()
+	h := w.write(msg(2, 2))
 	h.Renumber(1)
-	h.Acknowledged()
+	h.Acknowledged(w.tick())
 	m := msg(2, 1)
-	a.Delivered(dev, frame(&m, 0), Live, time.Second)
-	r := a.Report()
+	w.deliver(dev, frame(&m, 0), Live, time.Second)
+	r := w.report(t)
 	if r.Proved != 1 || r.Foreign != 0 || r.Reordered != 0 {
 		t.Errorf("proved %d, foreign %d, reordered %d; want 1, 0, 0", r.Proved, r.Foreign, r.Reordered)
 	}

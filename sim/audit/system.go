@@ -1,8 +1,7 @@
 package audit
 
 import (
-	"cmp"
-	"fmt"
+	"maps"
 	"slices"
 
 	"throng/system/wire"
@@ -11,61 +10,34 @@ import (
 // version is what is known of one version of a group: what its system message
 // says, and who has it.
 type version struct {
-	change *wire.GroupChange
-	got    map[Device]flaw
+	add, remove []uint64
+	offset, at  int64 // of its first copy, and when a device had one
+	got         map[Device]flaw
 }
 
-// Start tells the members of a group in its first version. Call it before the
-// first message of a group that will change; without it any system message of
-// the group is foreign.
-func (a *Audit) Start(groupID uint64, members []uint64) {
-	g, unlock := a.lockGroup(groupID)
-	defer unlock()
-	g.start = slices.Clone(members)
-	g.versions = map[uint64]*version{}
-	g.told = map[Device]int64{}
-}
-
-// Reached tells that a group has come to a version: of each up to it there is a
-// system message, due to the members of that version and of the one before.
-func (a *Audit) Reached(groupID, version uint64) {
-	g, unlock := a.lockGroup(groupID)
-	defer unlock()
-	g.newest = max(g.newest, version)
-}
-
-// System is Delivered for a system message. What it says also tells the audit
-// of the change, see Added and Removed.
-func (a *Audit) System(dev Device, d *wire.Deliver) {
-	a.system.Add(1)
-	c := d.GetChange()
-	id, ok := idOf(d.MessageId)
-	g, unlock := a.lockGroup(d.Group)
-	defer unlock()
-	if !ok || g.versions == nil || d.Seq < 2 || c.GetVersion() != d.Seq || d.From != 0 || id != wire.SystemIDOf(d.Group, d.Seq) {
-		a.nobodys(dev, d)
+// system notes that a device has a system message.
+func (l *ledger) system(n *notice) {
+	l.systems++
+	g := l.groups[n.group]
+	if !n.proper || g == nil || g.versions == nil {
+		l.nobodys(wire.SystemIDOf(n.group, n.version), n.dev)
 		return
 	}
-	v := g.versions[d.Seq]
+	v := g.versions[n.version]
 	if v == nil {
-		v = &version{change: c, got: map[Device]flaw{}}
-		g.versions[d.Seq] = v
-		g.newest = max(g.newest, d.Seq)
-		for _, u := range c.Add {
-			g.changed(u, true, d.Offset)
-		}
-		for _, u := range c.Remove {
-			g.changed(u, false, d.Offset)
-		}
+		v = &version{add: n.add, remove: n.remove, offset: n.offset, at: n.at, got: map[Device]flaw{}}
+		g.versions[n.version] = v
+		g.newest = max(g.newest, n.version)
 	}
-	f, again := v.got[dev]
+	v.offset, v.at = min(v.offset, n.offset), min(v.at, n.at) // in force from its first copy on
+	f, again := v.got[n.dev]
 	if again {
 		f |= duplicated
-	} else if g.beyond(dev, d.Offset) {
+	} else if g.beyond(n.dev, n.offset) {
 		f |= reordered
 	}
-	v.got[dev] = f
-	g.told[dev] = max(g.told[dev], d.Offset)
+	v.got[n.dev] = f
+	g.told[n.dev] = max(g.told[n.dev], n.offset)
 }
 
 // beyond says whether a device has something of the group from after offset.
@@ -93,7 +65,7 @@ type systemPair struct {
 // judgeSystem calls visit for each device that a system message of the group is
 // due to or has reached. A version that nobody has heard of is due to the
 // members of the one before.
-func (a *Audit) judgeSystem(g *group, visit func(systemPair)) {
+func (l *ledger) judgeSystem(g *group, visit func(systemPair)) {
 	if g.versions == nil {
 		return
 	}
@@ -108,18 +80,18 @@ func (a *Audit) judgeSystem(g *group, visit func(systemPair)) {
 		}
 		due := map[Device]bool{}
 		add := func(user uint64) {
-			for _, dev := range a.devicesOf(g, user) {
+			for _, dev := range l.devicesOf(g, user) {
 				due[dev] = true
 			}
 		}
 		for u := range members {
 			add(u)
 		}
-		for _, u := range v.change.GetAdd() {
+		for _, u := range v.add {
 			add(u)
 			members[u] = true
 		}
-		for _, u := range v.change.GetRemove() {
+		for _, u := range v.remove {
 			add(u) // who was no member is told all the same
 			delete(members, u)
 		}
@@ -133,69 +105,16 @@ func (a *Audit) judgeSystem(g *group, visit func(systemPair)) {
 				pairs = append(pairs, systemPair{dev: dev, version: n, delivered: true, foreign: true, flaw: f})
 			}
 		}
-		slices.SortFunc(pairs, func(x, y systemPair) int {
-			return cmp.Or(cmp.Compare(x.dev.User, y.dev.User), cmp.Compare(x.dev.Device, y.dev.Device))
-		})
+		slices.SortFunc(pairs, func(x, y systemPair) int { return compare(x.dev, y.dev) })
 		for _, p := range pairs {
 			visit(p)
 		}
 	}
 }
 
-// eachGroup visits every group, in order, under the lock of its stripe.
-func (a *Audit) eachGroup(f func(*group)) {
-	for i := range a.convs {
-		s := &a.convs[i]
-		s.mu.Lock()
-		ids := make([]uint64, 0, len(s.groups))
-		for id := range s.groups {
-			ids = append(ids, id)
-		}
-		slices.Sort(ids)
-		for _, id := range ids {
-			f(s.groups[id])
-		}
-		s.mu.Unlock()
-	}
-}
-
-func (t *tally) systemPair(g *group, p systemPair) {
-	what := ""
-	switch {
-	case p.foreign:
-		t.Foreign++
-		what = "foreign"
-	case !p.delivered:
-		t.Expected++
-		t.SystemExpected++
-		what = "unproved"
-		if t.devices[p.dev] == drained {
-			t.Lost++
-			what = "lost"
-		} else {
-			t.Unproved++
-		}
-	default:
-		t.Expected++
-		t.SystemExpected++
-		if p.flaw == 0 {
-			t.Proved++
-			t.SystemProved++
-		}
-		if p.flaw&duplicated != 0 {
-			t.Duplicated++
-			what = "duplicated"
-		}
-		if p.flaw&reordered != 0 {
-			t.Reordered++
-			what = "reordered"
-		}
-	}
-	if what != "" && what != "unproved" {
-		t.SystemWrong++
-	}
-	if what != "" && t.examples[what] < examplesOfAKind {
-		t.examples[what]++
-		t.Examples = append(t.Examples, fmt.Sprintf("%s: system message of version %d of group %d, for %v", what, p.version, g.id, p.dev))
+// eachGroup visits every group, in order.
+func (l *ledger) eachGroup(f func(*group)) {
+	for _, id := range slices.Sorted(maps.Keys(l.groups)) {
+		f(l.groups[id])
 	}
 }

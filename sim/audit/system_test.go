@@ -6,8 +6,8 @@ import (
 	"throng/system/wire"
 )
 
-// told is a system message as a device gets it.
-func told(group, version uint64, offset int64, add, remove []uint64) *wire.Deliver {
+// notified is a system message as a device gets it.
+func notified(group, version uint64, offset int64, add, remove []uint64) *wire.Deliver {
 	id := wire.SystemIDOf(group, version)
 	return &wire.Deliver{MessageId: id[:], Group: group, Seq: version, Kind: wire.Kind_KIND_SYSTEM, Offset: offset,
 		Change: &wire.GroupChange{Version: version, Add: add, Remove: remove}}
@@ -37,23 +37,23 @@ func TestSystemMessages(t *testing.T) {
 		"told twice":             {append(append([]got{}, all...), all[0]), 3, [6]int64{proved: 5, duplicated: 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a := New(Config{Devices: func(uint64) int { return 1 }})
-			a.Start(9, []uint64{1, 2})
+			a := tellBy(Config{Devices: func(uint64) int { return 1 }}, 3, 2)
+			a.of(1).Start(9, []uint64{1, 2})
 			for _, e := range c.events {
-				d := told(9, 2, e.offset, []uint64{3}, nil)
+				d := notified(9, 2, e.offset, []uint64{3}, nil)
 				if e.version == 3 {
-					d = told(9, 3, e.offset, nil, []uint64{2})
+					d = notified(9, 3, e.offset, nil, []uint64{2})
 				}
-				a.System(Device{User: e.user}, d)
+				a.system(Device{User: e.user}, d)
 			}
-			a.Reached(9, c.reached)
-			if pending := len(a.Pending()); (c.want[lost] > 0) != (pending > 0) {
+			a.of(2).Reached(9, c.reached)
+			if pending := len(a.judge(t).Pending); (c.want[lost] > 0) != (pending > 0) {
 				t.Errorf("%d devices pending", pending)
 			}
 			for u := uint64(1); u <= 4; u++ {
-				a.Drained(Device{User: u})
+				a.drained(Device{User: u})
 			}
-			r := a.Report()
+			r := a.report(t)
 			if have := [6]int64{r.Proved, r.Lost, r.Foreign, r.Reordered, r.Duplicated, r.Unproved}; have != c.want {
 				t.Errorf("%v, want %v (%v)", have, c.want, r.Examples)
 			}
@@ -88,21 +88,21 @@ func TestSystemMessageBoundary(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dev := Device{User: 2}
-			a := New(Config{Devices: func(uint64) int { return 1 }})
-			a.Start(9, []uint64{1, 2})
+			a := tellBy(Config{Devices: func(uint64) int { return 1 }}, 3, 2)
+			a.of(1).Start(9, []uint64{1, 2})
 			m := Message{ID: idNumber(1), Group: 9, Sender: Device{User: 1}, Seq: 1, Addressees: []Device{dev}, Stratum: -1}
-			a.Written(m).Acknowledged()
+			a.sent(m)
 			deliver := func() {
-				a.Delivered(dev, &wire.Deliver{MessageId: m.ID[:], Group: 9, From: 1, Seq: 1, Offset: c.message}, Live, 0)
+				a.deliver(dev, &wire.Deliver{MessageId: m.ID[:], Group: 9, From: 1, Seq: 1, Offset: c.message}, Live, 0)
 			}
 			if c.first {
 				deliver()
 			}
-			a.System(dev, told(9, 2, 10, nil, nil))
+			a.system(dev, notified(9, 2, 10, nil, nil))
 			if !c.first {
 				deliver()
 			}
-			if r := a.Report(); r.Reordered != c.reordered {
+			if r := a.report(t); r.Reordered != c.reordered {
 				t.Errorf("%d out of order, want %d", r.Reordered, c.reordered)
 			}
 		})
@@ -119,12 +119,12 @@ func TestSystemMessageForged(t *testing.T) {
 		"another version": func(d *wire.Deliver) { d.Change.Version++ },
 		"unknown group":   func(d *wire.Deliver) { d.Group = 8 },
 	} {
-		a := New(Config{Devices: func(uint64) int { return 1 }})
-		a.Start(9, []uint64{1})
-		d := told(9, 2, 1, nil, nil)
+		a := tellBy(Config{Devices: func(uint64) int { return 1 }}, 3, 2)
+		a.of(1).Start(9, []uint64{1})
+		d := notified(9, 2, 1, nil, nil)
 		edit(d)
-		a.System(Device{User: 1}, d)
-		if r := a.Report(); r.Foreign != 1 || r.Proved != 0 {
+		a.system(Device{User: 1}, d)
+		if r := a.report(t); r.Foreign != 1 || r.Proved != 0 {
 			t.Errorf("%s: %d foreign, %d proved", name, r.Foreign, r.Proved)
 		}
 	}
@@ -133,28 +133,27 @@ func TestSystemMessageForged(t *testing.T) {
 // TestSystemMessageTellsOfAChange: the audit learns from it where a user who
 // was added begins, and a refused change leaves nothing.
 func TestSystemMessageTellsOfAChange(t *testing.T) {
-	a := New(Config{Devices: func(uint64) int { return 1 }})
-	a.Start(9, []uint64{1, 2})
-	a.Outside(9, 3)
-	a.Changing(9, 3)
-	a.Changing(9, 2)
-	a.Unchanged(9, 2)
+	a := tellBy(Config{Devices: func(uint64) int { return 1 }}, 3, 2)
+	a.of(1).Start(9, []uint64{1, 2})
+	a.of(3).Outside(9, 3)
+	a.changing(9, 3)
+	a.of(2).Unchanged(9, 2, a.changing(9, 2))
 	devs := []Device{{User: 2}, {User: 3}}
 	for i, offset := range []int64{5, 15} {
 		m := Message{ID: idNumber(i), Group: 9, Sender: Device{User: 1}, Seq: uint64(i + 1), Addressees: devs, Stratum: -1}
-		a.Written(m).Acknowledged()
+		a.sent(m)
 		for _, dev := range devs[:i+1] {
 			if dev.User == 3 {
-				a.System(dev, told(9, 2, 10, []uint64{3}, nil))
+				a.system(dev, notified(9, 2, 10, []uint64{3}, nil))
 			}
-			a.Delivered(dev, &wire.Deliver{MessageId: m.ID[:], Group: 9, From: 1, Seq: m.Seq, Offset: offset}, Live, 0)
+			a.deliver(dev, &wire.Deliver{MessageId: m.ID[:], Group: 9, From: 1, Seq: m.Seq, Offset: offset}, Live, 0)
 		}
 	}
 	for u := uint64(1); u <= 3; u++ {
-		a.Drained(Device{User: u})
+		a.drained(Device{User: u})
 	}
 	// Three deliveries and one system message are there; 1 and 2 lack theirs.
-	if r := a.Report(); r.Proved != 4 || r.Lost != 2 || r.Foreign != 0 || r.Unproved != 0 {
+	if r := a.report(t); r.Proved != 4 || r.Lost != 2 || r.Foreign != 0 || r.Unproved != 0 {
 		t.Errorf("%+v", r)
 	}
 }

@@ -392,7 +392,7 @@ func compare(t *testing.T, path string, typ reflect.Type, s *schema) {
 			name, opts, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
 			names[name] = true
 			compare(t, path+"."+name, typ.Field(i).Type, s.Properties[name])
-			if slices.Contains(s.Required, name) != (opts != "omitempty") {
+			if slices.Contains(s.Required, name) != (opts == "") {
 				t.Errorf("%s.%s: required in the schema: %v", path, name, slices.Contains(s.Required, name))
 			}
 		}

@@ -223,6 +223,21 @@ type Audit struct {
 
 	// Examples of what went wrong, at most 20, for people.
 	Examples []string `json:"examples,omitempty"`
+
+	// Problems say in a sentence each what of the evidence is missing.
+	Problems []string `json:"problems,omitempty"`
+
+	Cost AuditCost `json:"cost,omitzero"`
+}
+
+// AuditCost is what the proof itself took.
+type AuditCost struct {
+	Events     int64   `json:"events"`     // told by the engines
+	Bytes      int64   `json:"bytes"`      // of their spools
+	Partitions int     `json:"partitions"` // judged one after the other
+	Replays    int     `json:"replays"`    // how often all were judged
+	WallS      float64 `json:"wall_s"`     // of all replays
+	CPUSeconds float64 `json:"cpu_s"`      // of the judging process during them
 }
 
 // PushAudit is about inbox rows older than the push delay: each has a push that

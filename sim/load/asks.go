@@ -20,6 +20,7 @@ type asking struct {
 	ask      *workload.Ask
 	frame    *wire.Frame
 	intended time.Duration
+	begun    time.Duration // when it was made
 	done     bool
 }
 
@@ -70,7 +71,7 @@ func (e *Engine) concerned(x *asking) []uint64 {
 // askGroup makes a group request, as soon as its device has a connection.
 func (e *Engine) askGroup(a *workload.Action) {
 	d := e.device(a.User, a.Device)
-	x := &asking{dev: d, ask: &e.sched.Asks[a.Index], intended: e.loadStart + a.At}
+	x := &asking{dev: d, ask: &e.sched.Asks[a.Index], intended: e.loadStart + a.At, begun: e.now()}
 	req := &wire.GroupRequest{RequestId: x.ask.Request, Group: x.ask.Group}
 	name := fmt.Sprintf("group %d", x.ask.Request)
 	switch x.ask.Kind {
@@ -85,7 +86,7 @@ func (e *Engine) askGroup(a *workload.Action) {
 	}
 	x.frame = &wire.Frame{Kind: &wire.Frame_GroupRequest{GroupRequest: req}}
 	for _, u := range e.concerned(x) {
-		e.audit.Changing(x.ask.Group, u)
+		e.audit.Changing(x.ask.Group, u, x.begun)
 	}
 	e.asks.mu.Lock()
 	e.asks.all = append(e.asks.all, x)
@@ -131,7 +132,7 @@ func (e *Engine) answered(d *device, res *wire.GroupResult) {
 		e.stats.errors.Add(1)
 		e.event("warning", fmt.Sprintf("a request to group %d was refused: %s %s", x.ask.Group, res.Code, res.Detail))
 		for _, u := range e.concerned(x) {
-			e.audit.Unchanged(x.ask.Group, u)
+			e.audit.Unchanged(x.ask.Group, u, x.begun)
 		}
 	default:
 		e.rec.Record(e.kinds.change, (now - x.intended).Microseconds())

@@ -1,6 +1,7 @@
 package load
 
 import (
+	"io"
 	"testing"
 	"time"
 
@@ -18,7 +19,7 @@ func TestSendsWaitForTheirGroup(t *testing.T) {
 		Asks:    []workload.Ask{{Kind: workload.Create, Request: 1, Group: 7}, {Kind: workload.Create, Request: 2, Group: 8}},
 		Created: map[uint64][]uint64{7: {1, 2}, 8: {1, 2}},
 	}
-	e := &Engine{start: time.Now(), sched: sched, rec: metrics.NewRecorder(0), audit: audit.New(audit.Config{}), gates: []string{""}}
+	e := &Engine{start: time.Now(), sched: sched, rec: metrics.NewRecorder(0), audit: audit.NewSpool(io.Discard, 1), gates: []string{""}}
 	e.kinds = registerKinds(e.rec)
 	e.timers = newTimers(e.now)
 	e.asks.made, e.asks.held = map[uint64]bool{}, map[uint64][]*workload.Action{}

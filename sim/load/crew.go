@@ -33,6 +33,11 @@ type Crew interface {
 	Open(ctx context.Context) []audit.Device
 	// Drain connects devices, each until it is up to date.
 	Drain(ctx context.Context, todo []audit.Device, deadline time.Duration)
+	// Spools returns what the players have told the audit: all of it, up to a mark
+	// for each, or why there is none. The engine that leads adds its own.
+	Spools(ctx context.Context) []audit.Source
+	// ClockError is by how much the clocks of two engines may differ.
+	ClockError() time.Duration
 	// Pushed and Outages hand on what the players of devices have to know.
 	Pushed(p Pushed)
 	Outages(all []Outage)
@@ -43,11 +48,13 @@ type Crew interface {
 // solo is the crew of an engine that plays everybody itself.
 type solo struct{ e *Engine }
 
-func (s solo) Begins() time.Duration                { return 0 }
-func (s solo) Begin(context.Context, time.Duration) {}
-func (s solo) Stop()                                {}
-func (s solo) Outages([]Outage)                     {}
-func (s solo) Pushed(p Pushed)                      { s.e.Pushed(p) }
+func (s solo) Begins() time.Duration                 { return 0 }
+func (s solo) Begin(context.Context, time.Duration)  {}
+func (s solo) Stop()                                 {}
+func (s solo) Outages([]Outage)                      {}
+func (s solo) Spools(context.Context) []audit.Source { return nil }
+func (s solo) ClockError() time.Duration             { return 0 }
+func (s solo) Pushed(p Pushed)                       { s.e.Pushed(p) }
 
 func (s solo) InFlight() int64 {
 	sends, _ := s.e.InFlight()

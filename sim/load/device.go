@@ -67,6 +67,8 @@ type device struct {
 	connectAt time.Duration // start of this connect
 	lastOpen  time.Duration // of the session before
 	lastClose time.Duration
+	// lastOnline is onlineAt of the session before.
+	lastOnline time.Duration
 
 	view     conv
 	inboxSeq uint64
@@ -130,7 +132,7 @@ func (e *Engine) device(user uint64, dev uint32) *device {
 	defer s.mu.Unlock()
 	d := s.m[k]
 	if d == nil {
-		d = &device{key: k, openedAt: -1, onlineAt: -1, pushed: pushed{last: -1, failed: -1}, lastOpen: -1, lastClose: -1, gate: int(hashUser(user)) % len(e.gates)}
+		d = &device{key: k, openedAt: -1, onlineAt: -1, pushed: pushed{last: -1, failed: -1}, lastOpen: -1, lastClose: -1, lastOnline: -1, gate: int(hashUser(user)) % len(e.gates)}
 		s.m[k] = d
 	}
 	return d

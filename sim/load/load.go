@@ -96,6 +96,7 @@ type Config struct {
 	Schedule   *workload.Schedule
 	Target     Target // for Run
 	History    Record
+	Spool      Spool          // empty: what the audit is told
 	Start      time.Time      // run time zero
 	TLS        *tls.Config    // for gateways at wss://; nil: the system's certificates
 	Log        *slog.Logger   // nil: nothing is logged
@@ -134,7 +135,7 @@ type Engine struct {
 	offers Offers
 	log    *slog.Logger
 
-	audit  *audit.Audit
+	audit  *audit.Spool
 	rec    *metrics.Recorder
 	kinds  kinds
 	stages stages
@@ -161,6 +162,7 @@ type Engine struct {
 	flying  flying
 	asks    asks
 
+	judging       judging
 	pending       atomic.Int64 // devices to be proved
 	historyFailed atomic.Bool
 	pushes        pushCounts
@@ -179,6 +181,9 @@ func New(cfg Config) (*Engine, error) {
 	if len(gates) == 0 {
 		return nil, errors.New("load: the target has no gateway")
 	}
+	if cfg.Spool == nil {
+		return nil, errors.New("load: there is no file for what the audit is told")
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -194,7 +199,7 @@ func New(cfg Config) (*Engine, error) {
 		e.crew = solo{e}
 	}
 	e.dialer.TLS = cfg.TLS
-	e.audit = audit.New(audit.Config{Gated: gatedPhases(cfg.Schedule), Devices: cfg.Population.Devices, Sampled: cfg.Spec.ProofSample})
+	e.audit = audit.NewSpool(cfg.Spool, audit.Partitions(len(cfg.Schedule.Sends)))
 	e.rec = metrics.NewRecorder(0)
 	e.kinds = registerKinds(e.rec)
 	e.stages = newStages(e.rec)
@@ -280,9 +285,10 @@ func (e *Engine) Run(ctx, hard context.Context) (*Outcome, error) {
 	e.closing.Store(true)
 	e.crew.EndLoad(hard)
 	phase = e.beginPhase("proof", e.spec.Phases.ProofS, false)
-	e.prove(hard)
+	var last *fanouts
+	out.Audit, last = e.prove(hard, phases)
+	last.write(e)
 	out.Phases = append(out.Phases, e.endPhase(phase))
-	out.Audit = e.audit.Report()
 	out.Audit.Push = e.crew.PushAudit(hard)
 	if err := e.feedEnded.Load(); err != nil {
 		out.FeedEnded = *err
@@ -347,7 +353,6 @@ func (e *Engine) playPhases(ctx context.Context) []history.Phase {
 type kinds struct {
 	sent, direct, group, own, read, drain, login, push, late, held metrics.Kind
 	deliveredAll, readAll, change                                  metrics.Kind
-	first, last                                                    []metrics.Kind // by size class
 	drainRows                                                      []metrics.Kind // by drain class
 }
 
@@ -358,10 +363,6 @@ func registerKinds(r *metrics.Recorder) kinds {
 		read: r.Kind(history.KindRead), drain: r.Kind(history.KindDrain), login: r.Kind(history.KindLogin),
 		deliveredAll: r.Kind(history.KindDeliveredAll), readAll: r.Kind(history.KindReadAll),
 		push: r.Kind(history.KindPush), late: r.Kind(history.KindLate), change: r.Kind(history.KindGroupChange), held: r.Kind(history.KindHeld),
-	}
-	for _, c := range history.SizeClasses {
-		k.first = append(k.first, r.Kind(history.KindFanoutFirst+c.Name))
-		k.last = append(k.last, r.Kind(history.KindFanoutLast+c.Name))
 	}
 	for _, c := range history.DrainClasses {
 		k.drainRows = append(k.drainRows, r.Kind(history.KindDrainRows+c.Name))

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"throng/sim/audit"
+	"throng/sim/history"
 	"throng/sim/scenario"
 )
 
@@ -85,7 +86,7 @@ func (e *Engine) moving(ctx context.Context) string {
 // unanswered to send, until it is up to date. Devices that are connected keep
 // their session. What a drained device still lacks when the system is quiet
 // is lost; a device that could not be drained in time is unproved.
-func (e *Engine) prove(ctx context.Context) {
+func (e *Engine) prove(ctx context.Context, phases []history.Phase) (history.Audit, *fanouts) {
 	deadline := e.now() + max(seconds(e.spec.Phases.ProofS)*2, time.Minute)
 	lastProgress, best := e.now(), -1
 	quiet := quietFor
@@ -93,33 +94,38 @@ func (e *Engine) prove(ctx context.Context) {
 		quiet = quietBlind
 	}
 	for {
-		todo := e.unproved(ctx)
+		began := e.now()
+		last := newFanouts(phases, began.Seconds())
+		out := e.judge(ctx, last.add)
+		todo := e.unproved(ctx, out)
 		e.pending.Store(int64(len(todo)))
 		if len(todo) == 0 || ctx.Err() != nil {
-			return
+			return out.Audit, last
 		}
 		now := e.now()
 		if best < 0 || len(todo) < best {
 			best, lastProgress = len(todo), now
 		}
 		if now > deadline {
-			break
+			for _, k := range todo {
+				e.audit.Unprovable(k)
+			}
+			last = newFanouts(phases, now.Seconds())
+			return e.judge(ctx, last.add).Audit, last
 		}
 		if now-lastProgress > quiet && e.moving(ctx) == "" {
-			return // drained, quiet, and still not there: the audit calls it lost
+			return out.Audit, last // drained, quiet, and still not there: the audit calls it lost
 		}
 		e.crew.Drain(ctx, todo, deadline)
-		e.sleepUntil(ctx, e.now()+200*time.Millisecond)
-	}
-	for _, k := range e.unproved(ctx) {
-		e.audit.Unprovable(k)
+		// What comes late should come while nobody judges.
+		e.sleepUntil(ctx, e.now()+max(200*time.Millisecond, now-began))
 	}
 }
 
 // unproved lists the devices that lack something or have unanswered sends or
 // group requests.
-func (e *Engine) unproved(ctx context.Context) []audit.Device {
-	todo := e.audit.Pending()
+func (e *Engine) unproved(ctx context.Context, out *audit.Outcome) []audit.Device {
+	todo := out.Pending
 	have := make(map[audit.Device]bool, len(todo))
 	for _, k := range todo {
 		have[k] = true

@@ -133,7 +133,7 @@ func (e *Engine) changeMembers(ctx context.Context, a *workload.Action) {
 	} else {
 		c.Remove = []uint64{a.User}
 	}
-	e.audit.Changing(a.Conv.Group, a.User)
+	e.audit.Changing(a.Conv.Group, a.User, e.now())
 	var res *wire.MembershipResult
 	for {
 		var err error
@@ -148,8 +148,8 @@ func (e *Engine) changeMembers(ctx context.Context, a *workload.Action) {
 	}
 	e.audit.Reached(a.Conv.Group, res.Version)
 	if a.Kind == workload.MemberAdd {
-		e.audit.Added(a.Conv.Group, a.User, res.Offset)
+		e.audit.Added(a.Conv.Group, a.User, res.Offset, e.now())
 	} else {
-		e.audit.Removed(a.Conv.Group, a.User, res.Offset)
+		e.audit.Removed(a.Conv.Group, a.User, res.Offset, e.now())
 	}
 }

@@ -17,11 +17,14 @@ func (e *Engine) deliver(d *device, m *wire.Deliver) {
 		return
 	}
 	now := e.now()
-	index, intended, ours := readBody(m.Body, e.nonce)
-	ours = ours && int(index) < len(e.sched.Sends)
+	h, ours := readBody(m.Body, e.nonce)
+	intended, index := h.intended, h.index
+	if ours = ours && int(index) < len(e.sched.Sends); !ours {
+		h.in = audit.Claimed(d.key, m)
+	}
 	d.mu.Lock()
 	fresh := d.accept(m)
-	class := e.classify(d, intended)
+	class, online := e.classify(d, intended)
 	if fresh && ours && (class == audit.Drain || class == audit.Proof) {
 		e.checkPush(d, m, now)
 	}
@@ -29,10 +32,10 @@ func (e *Engine) deliver(d *device, m *wire.Deliver) {
 	d.mu.Unlock()
 	if !fresh {
 		e.stats.duplicates.Add(1)
-		e.audit.Redelivered(d.key)
+		e.audit.Redelivered()
 		return
 	}
-	res := e.audit.Delivered(d.key, m, class, now)
+	e.audit.Delivered(&audit.Delivery{To: d.key, Frame: m, In: h.in, Class: class, Online: online, Damaged: !ours, At: now})
 	switch class {
 	case audit.Live:
 		e.stats.live.Add(1)
@@ -47,13 +50,10 @@ func (e *Engine) deliver(d *device, m *wire.Deliver) {
 		return // the audit calls it foreign
 	}
 	if class == audit.Live {
-		e.recordLive(m, now-intended, res)
+		e.recordLive(m, now-intended)
 		if m.Stamps != nil {
 			e.recordStages(m, intended, now)
 		}
-	}
-	if res.Last && res.Group {
-		e.rec.Record(e.kinds.last[res.SizeClass], res.LastLatency.Microseconds())
 	}
 	for _, a := range e.replies.arrived(index, d.key.User) {
 		e.enqueue(job{action: a, released: true})
@@ -71,32 +71,34 @@ func (e *Engine) system(d *device, m *wire.Deliver) {
 	d.mu.Unlock()
 	if !fresh {
 		e.stats.duplicates.Add(1)
-		e.audit.Redelivered(d.key)
+		e.audit.Redelivered()
 		return
 	}
-	e.audit.System(d.key, m)
+	e.audit.System(d.key, m, e.now())
 	if _, created := e.sched.Created[m.Group]; created {
 		e.release(m.Group) // its members know it from now on, whoever made it
 	}
 }
 
-// classify says how a delivery counts. intended is when its message should
-// have been sent. The caller holds d.mu.
-func (e *Engine) classify(d *device, intended time.Duration) audit.Class {
+// classify says how a delivery counts, and whether its device was online at the
+// time when the message should have been sent, intended. The caller holds d.mu.
+func (e *Engine) classify(d *device, intended time.Duration) (c audit.Class, online bool) {
+	left := d.lastOpen >= 0 && d.lastOpen <= intended && intended <= d.lastClose // before the message came
+	online = d.onlineSince(intended) || left && d.lastOnline >= 0 && d.lastOnline <= intended
 	switch {
 	case d.proof:
-		return audit.Proof
+		return audit.Proof, online
 	case d.onlineSince(intended):
-		return audit.Live
+		return audit.Live, online
 	case d.openedAt >= 0 && d.openedAt <= intended:
-		return audit.Transition // while it was logging in or draining
-	case d.lastOpen >= 0 && d.lastOpen <= intended && intended <= d.lastClose:
-		return audit.Transition // it left before the message came
+		return audit.Transition, online // while it was logging in or draining
+	case left:
+		return audit.Transition, online
 	}
-	return audit.Drain
+	return audit.Drain, online
 }
 
-func (e *Engine) recordLive(m *wire.Deliver, latency time.Duration, res audit.Delivery) {
+func (e *Engine) recordLive(m *wire.Deliver, latency time.Duration) {
 	us := latency.Microseconds()
 	switch {
 	case m.To != 0:
@@ -107,9 +109,6 @@ func (e *Engine) recordLive(m *wire.Deliver, latency time.Duration, res audit.De
 		return
 	}
 	e.rec.Record(e.kinds.group, us)
-	if res.First {
-		e.rec.Record(e.kinds.first[res.SizeClass], res.FirstLatency.Microseconds())
-	}
 }
 
 // scheduleRead makes the user read the message after a while, if the session

@@ -17,35 +17,40 @@ func TestClassify(t *testing.T) {
 		d        *device
 		intended time.Duration
 		want     audit.Class
+		online   bool
 	}{
-		{"online before", &device{openedAt: 1 * s, onlineAt: 2 * s, lastOpen: -1, lastClose: -1}, 3 * s, audit.Live},
-		{"online at that instant", &device{openedAt: 1 * s, onlineAt: 3 * s, lastOpen: -1, lastClose: -1}, 3 * s, audit.Live},
-		{"draining then", &device{openedAt: 1 * s, onlineAt: 4 * s, lastOpen: -1, lastClose: -1}, 3 * s, audit.Transition},
-		{"not up to date yet", &device{openedAt: 1 * s, onlineAt: -1, lastOpen: -1, lastClose: -1}, 3 * s, audit.Transition},
-		{"left before it came", &device{openedAt: 6 * s, onlineAt: 7 * s, lastOpen: 1 * s, lastClose: 4 * s}, 3 * s, audit.Transition},
-		{"away then", &device{openedAt: 6 * s, onlineAt: 7 * s, lastOpen: 1 * s, lastClose: 2 * s}, 3 * s, audit.Drain},
-		{"never seen before", &device{openedAt: 6 * s, onlineAt: -1, lastOpen: -1, lastClose: -1}, 3 * s, audit.Drain},
-		{"after the load", &device{proof: true, openedAt: 1 * s, onlineAt: 2 * s, lastOpen: -1, lastClose: -1}, 3 * s, audit.Proof},
+		{"online before", &device{openedAt: 1 * s, onlineAt: 2 * s, lastOpen: -1, lastClose: -1, lastOnline: -1}, 3 * s, audit.Live, true},
+		{"online at that instant", &device{openedAt: 1 * s, onlineAt: 3 * s, lastOpen: -1, lastClose: -1, lastOnline: -1}, 3 * s, audit.Live, true},
+		{"draining then", &device{openedAt: 1 * s, onlineAt: 4 * s, lastOpen: -1, lastClose: -1, lastOnline: -1}, 3 * s, audit.Transition, false},
+		{"not up to date yet", &device{openedAt: 1 * s, onlineAt: -1, lastOpen: -1, lastClose: -1, lastOnline: -1}, 3 * s, audit.Transition, false},
+		{"left before it came", &device{openedAt: 6 * s, onlineAt: 7 * s, lastOpen: 1 * s, lastOnline: 2 * s, lastClose: 4 * s}, 3 * s, audit.Transition, true},
+		{"left before it was up to date", &device{openedAt: 6 * s, onlineAt: 7 * s, lastOpen: 1 * s, lastOnline: -1, lastClose: 4 * s}, 3 * s, audit.Transition, false},
+		{"away then", &device{openedAt: 6 * s, onlineAt: 7 * s, lastOpen: 1 * s, lastOnline: 1 * s, lastClose: 2 * s}, 3 * s, audit.Drain, false},
+		{"never seen before", &device{openedAt: 6 * s, onlineAt: -1, lastOpen: -1, lastClose: -1, lastOnline: -1}, 3 * s, audit.Drain, false},
+		{"after the load", &device{proof: true, openedAt: 1 * s, onlineAt: 2 * s, lastOpen: -1, lastClose: -1, lastOnline: -1}, 3 * s, audit.Proof, true},
+		{"after the load, in the session before", &device{proof: true, openedAt: 6 * s, onlineAt: 7 * s, lastOpen: 1 * s, lastOnline: 2 * s, lastClose: 4 * s}, 3 * s, audit.Proof, true},
 	} {
-		if got := (&Engine{}).classify(c.d, c.intended); got != c.want {
-			t.Errorf("%s: class %d, want %d", c.name, got, c.want)
+		if got, online := (&Engine{}).classify(c.d, c.intended); got != c.want || online != c.online {
+			t.Errorf("%s: class %d, online %v, want %d, %v", c.name, got, online, c.want, c.online)
 		}
 	}
 }
 
 func TestBodyRoundTrip(t *testing.T) {
-	b := makeBody(60, 7, 42, 1234567*time.Microsecond)
+	want := header{42, 1234567 * time.Microsecond, audit.InGroup(9)}
+	b := makeBody(60, 7, want)
 	if len(b) != 60 {
 		t.Errorf("%d bytes, want 60", len(b))
 	}
-	index, intended, ok := readBody(b, 7)
-	if !ok || index != 42 || intended != 1234567*time.Microsecond {
-		t.Errorf("read back index %d, intended %v, ok %v", index, intended, ok)
+	setWritten(b, 5*time.Millisecond)
+	h, ok := readBody(b, 7)
+	if !ok || h != want || writtenAfter(b) != 5*time.Millisecond {
+		t.Errorf("read back %+v, %v, ok %v", h, writtenAfter(b), ok)
 	}
-	if _, _, ok := readBody(b, 8); ok {
+	if _, ok := readBody(b, 8); ok {
 		t.Error("a body of another run was taken for one of this run")
 	}
-	if _, _, ok := readBody(b[:bodyHeader-1], 7); ok {
+	if _, ok := readBody(b[:bodyHeader-1], 7); ok {
 		t.Error("a body that is too short was accepted")
 	}
 }

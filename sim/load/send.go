@@ -19,23 +19,30 @@ const (
 	bodyHeader = 24
 )
 
+// header is what a simulated message says about itself.
+type header struct {
+	index    int32              // of the send
+	intended time.Duration      // microseconds
+	in       audit.Conversation // which the frame may not know
+}
+
 // makeBody returns a body of n bytes (at least the header).
-func makeBody(n int, nonce uint32, index int32, intended time.Duration) []byte {
+func makeBody(n int, nonce uint32, h header) []byte {
 	b := make([]byte, max(n, bodyHeader))
 	binary.LittleEndian.PutUint32(b[0:], bodyMagic)
 	binary.LittleEndian.PutUint32(b[4:], nonce)
-	binary.LittleEndian.PutUint32(b[8:], uint32(index))
-	binary.LittleEndian.PutUint64(b[16:], uint64(intended))
+	binary.LittleEndian.PutUint32(b[8:], uint32(h.index))
+	binary.LittleEndian.PutUint64(b[16:], uint64(h.intended.Microseconds())<<16|uint64(h.in))
 	return b
 }
 
-// readBody returns the send's index and intended time, ok when the body is of
-// this run.
-func readBody(b []byte, nonce uint32) (index int32, intended time.Duration, ok bool) {
+// readBody returns what a message says about itself, ok when it is of this run.
+func readBody(b []byte, nonce uint32) (h header, ok bool) {
 	if len(b) < bodyHeader || binary.LittleEndian.Uint32(b) != bodyMagic || binary.LittleEndian.Uint32(b[4:]) != nonce {
-		return 0, 0, false
+		return h, false
 	}
-	return int32(binary.LittleEndian.Uint32(b[8:])), time.Duration(binary.LittleEndian.Uint64(b[16:])), true
+	last := binary.LittleEndian.Uint64(b[16:])
+	return header{int32(binary.LittleEndian.Uint32(b[8:])), time.Duration(last>>16) * time.Microsecond, audit.Conversation(last)}, true
 }
 
 // play hands each action on at its intended time. It returns when the schedule
@@ -150,10 +157,14 @@ func (e *Engine) submit(a *workload.Action) {
 	}
 	intended := e.loadStart + a.At
 	c := conv{a.Conv.Group, a.Conv.Peer}
+	in := audit.InGroup(c.group)
+	if c.group == 0 {
+		in = audit.Between(a.User, c.peer)
+	}
 	clientID := uint64(a.Index) + 1
 	m := &outMsg{conv: c, index: a.Index, intended: intended, id: wire.IDOf(a.User, a.Device, clientID), written: -1,
 		send: &wire.Send{ClientMsgId: clientID, User: c.peer, Group: c.group, Kind: wire.Kind(a.MsgKind),
-			Body: makeBody(int(a.BodyLen), e.nonce, a.Index, intended)}}
+			Body: makeBody(int(a.BodyLen), e.nonce, header{a.Index, intended, in})}}
 	if a.About >= 0 {
 		about := e.sched.SenderOf(a.About)
 		id := wire.IDOf(about.User, about.Device, uint64(a.About)+1)
@@ -170,15 +181,14 @@ func (e *Engine) submit(a *workload.Action) {
 	m.seq = o.seq
 	d.mu.Unlock()
 
-	m.audit = e.audit.Written(audit.Message{ID: m.id, Group: c.group, Peer: c.peer, Sender: d.key, Seq: m.seq, Intended: intended,
-		Addressees: addressees, SizeClass: class, Phase: a.Phase, Stratum: a.Stratum})
-	for i, k := range addressees {
+	m.audit = e.audit.Written(&audit.Message{ID: m.id, Group: c.group, Peer: c.peer, Sender: d.key, Seq: m.seq, Intended: intended,
+		Addressees: addressees, SizeClass: class, Phase: a.Phase, Stratum: a.Stratum}, e.now())
+	for _, k := range addressees {
 		if r := e.known(k); r != nil {
 			r.mu.Lock()
 			online := r.onlineSince(intended)
 			r.mu.Unlock()
 			if online {
-				m.audit.OnlineAt(i)
 				e.stats.expected.Add(1)
 			}
 		}
@@ -261,7 +271,7 @@ func (e *Engine) sent(d *device, s *wire.Sent) {
 	d.mu.Unlock()
 	e.stats.inFlight.Add(-1)
 	e.stats.accepted.Add(1)
-	m.audit.Acknowledged()
+	m.audit.Acknowledged(now)
 	e.rec.Record(e.kinds.sent, (now - m.intended).Microseconds())
 }
 

@@ -57,7 +57,7 @@ func (e *Engine) leave(d *device) {
 
 // endSession notes that the user has left. The caller holds d.mu.
 func (e *Engine) endSession(d *device) {
-	d.lastOpen, d.lastClose = d.openedAt, e.now()
+	d.lastOpen, d.lastOnline, d.lastClose = d.openedAt, d.onlineAt, e.now()
 	d.openedAt, d.onlineAt, d.until = -1, -1, 0
 }
 

@@ -15,7 +15,7 @@ func TestStagesAddUpToTheLatency(t *testing.T) {
 	for _, group := range []uint64{0, 9} {
 		e := &Engine{start: time.Now().Add(-time.Minute), rec: metrics.NewRecorder(0)}
 		e.stages = newStages(e.rec)
-		body := makeBody(40, 1, 0, 10*time.Second)
+		body := makeBody(40, 1, header{intended: 10 * time.Second})
 		setWritten(body, 2*time.Millisecond)
 		sent := e.start.Add(10 * time.Second).UnixMicro()
 		m := &wire.Deliver{Group: group, Body: body, Stamps: &wire.Stamps{GatewayInUs: sent + 3000, MessageInUs: sent + 6000,
@@ -61,12 +61,12 @@ func TestStagesAddUpToTheLatency(t *testing.T) {
 // TestWrittenOutlastsTheWay: what the header says of the writing does not touch
 // the rest of it, and is bounded.
 func TestWrittenOutlastsTheWay(t *testing.T) {
-	b := makeBody(bodyHeader, 7, 42, 5*time.Second)
+	b := makeBody(bodyHeader, 7, header{index: 42, intended: 5 * time.Second})
 	for _, c := range []struct{ after, want time.Duration }{{0, 0}, {1500 * time.Microsecond, 1500 * time.Microsecond}, {-time.Second, 0}, {30 * time.Hour, 4294967295 * time.Microsecond}} {
 		setWritten(b, c.after)
-		index, intended, ok := readBody(b, 7)
-		if got := writtenAfter(b); got != c.want || index != 42 || intended != 5*time.Second || !ok {
-			t.Errorf("after %v: %v, index %d, intended %v, %v", c.after, got, index, intended, ok)
+		h, ok := readBody(b, 7)
+		if got := writtenAfter(b); got != c.want || h.index != 42 || h.intended != 5*time.Second || !ok {
+			t.Errorf("after %v: %v, index %d, intended %v, %v", c.after, got, h.index, h.intended, ok)
 		}
 	}
 }

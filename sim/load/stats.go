@@ -63,6 +63,7 @@ type Progress struct {
 	P50, P99  time.Duration // send to deliver, online addressees; 0 without any
 	LateP99   time.Duration
 	Pending   int // devices still to be proved, in the proof phase
+	Judging   int // percent of what was recorded that is judged, -1 when it is not being judged
 	LoggingIn int64
 }
 
@@ -90,7 +91,7 @@ func (e *Engine) sampleLoop(ctx context.Context) {
 			}
 		}
 		e.cfg.Progress(Progress{Elapsed: now, Phase: phase, Second: sec, P50: p50, P99: p99, LateP99: late,
-			LoggingIn: e.stats.logging.Load(), Pending: int(e.pending.Load())})
+			LoggingIn: e.stats.logging.Load(), Pending: int(e.pending.Load()), Judging: int(e.judging.share.Load()) - 1})
 		if end {
 			return
 		}

@@ -268,6 +268,9 @@ func (r *Result) audit(a *history.Audit) {
 		System: a.System, SystemExpected: a.SystemExpected, SystemProved: a.SystemProved, SystemWrong: a.SystemWrong, Boundaries: a.Boundaries, PushChecked: a.Push.Checked, PushMissing: a.Push.Missing,
 		PushDead: a.Push.Dead, PushFailed: a.Push.Failed, PushThrottled: a.Push.Throttled, PushDeadAgain: a.Push.DeadAgain,
 		Examples: append([]string{}, a.Examples...)}
+	if c := a.Cost; c.Events > 0 {
+		r.Audit.Cost = &AuditCost{Events: c.Events, Bytes: c.Bytes, Partitions: c.Partitions, Replays: c.Replays, WallS: Number(c.WallS), CPUSeconds: Number(c.CPUSeconds)}
+	}
 }
 
 func (r *Result) roles(e *evaluator) {

@@ -8,7 +8,7 @@ import (
 //
 //	1  first version
 //	2  2026-11-24: stages
-//	3  2026-11-24: audit: system messages and membership boundaries; processes
+//	3  2026-11-24: audit: system messages, membership boundaries and cost; processes
 const SchemaVersion = 3
 
 // Verdict is the outcome of a run, a gate or a phase.
@@ -170,8 +170,19 @@ type Audit struct {
 	PushFailed    int64 `json:"push_failed,omitempty"`
 	PushThrottled int64 `json:"push_throttled,omitempty"`
 	// PushDeadAgain are pushes to devices that the provider had said to be gone.
-	PushDeadAgain int64    `json:"push_dead_again,omitempty"`
-	Examples      []string `json:"examples"`
+	PushDeadAgain int64      `json:"push_dead_again,omitempty"`
+	Examples      []string   `json:"examples"`
+	Cost          *AuditCost `json:"cost,omitempty"`
+}
+
+// AuditCost is what the proof itself took.
+type AuditCost struct {
+	Events     int64  `json:"events"` // told by the engines
+	Bytes      int64  `json:"bytes"`  // of their records
+	Partitions int    `json:"partitions"`
+	Replays    int    `json:"replays"`
+	WallS      Number `json:"wall_s"`
+	CPUSeconds Number `json:"cpu_s"`
 }
 
 // Generator is the harness's own error.

@@ -315,6 +315,9 @@ func (r *Result) Terminal(w io.Writer, color bool) error {
 	if a := r.Audit; a != nil {
 		p.line("  audit: %s pairs expected, %s proved, %s lost, %s duplicated, %s reordered, %s foreign, %s unproved, %s redelivered",
 			count(a.Expected), count(a.Proved), count(a.Lost), count(a.Duplicated), count(a.Reordered), count(a.Foreign), count(a.Unproved), count(a.Redelivered))
+		if c := a.Cost; c != nil {
+			p.line("  judged %d times in %.1f s, with %.1f s of CPU, from a record of %s events and %.1f MB", c.Replays, float64(c.WallS), float64(c.CPUSeconds), count(c.Events), float64(c.Bytes)/1e6)
+		}
 		if s := a.groupsChanged(); s != "" {
 			p.line("  %s", s)
 		}

@@ -242,6 +242,9 @@ func (j *judgement) auditGates(f facts) {
 	if a == nil {
 		return
 	}
+	for _, p := range a.Problems {
+		j.gate(Gate{Name: "audit record", Kind: "audit", Phase: "run", Value: 0, Limit: 1, Unit: "yes"}, Inconclusive, false, "%s", p)
+	}
 	zero := func(name string, n int64, what string) {
 		j.gate(Gate{Name: name, Kind: "audit", Phase: "run", Value: Number(n), Limit: 0, Unit: "pairs"}, Fail, n == 0, "%s %s", count(n), what)
 	}

@@ -39,6 +39,7 @@ func TestJudge(t *testing.T) {
 		{"no audit", func(f *facts) { f.audit = nil }, Inconclusive, "proof is missing"},
 		{"empty audit", func(f *facts) { f.audit = &history.Audit{} }, Inconclusive, "covers 0 pairs"},
 		{"unproved", func(f *facts) { f.audit.Unproved, f.audit.Proved = 4, 296 }, Inconclusive, "4 pairs are unproved"},
+		{"a record is missing", func(f *facts) { f.audit.Problems = []string{"the record of agent 2 is cut off"} }, Inconclusive, "agent 2 is cut off"},
 		{"unproved, sample declared", func(f *facts) { f.audit.Unproved, f.audit.Proved, f.sample = 150, 150, 0.5 }, Pass, ""},
 		{"pairs unaccounted for", func(f *facts) { f.audit.Proved = 290 }, Inconclusive, "300 pairs were expected and 290 accounted for"},
 		{"generator late", func(f *facts) { f.late.value = 10 }, Inconclusive, "late at p99"},

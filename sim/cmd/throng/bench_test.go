@@ -41,10 +41,15 @@ func benchRun(b *testing.B, specYAML string, schedule func(*scenario.Spec, *popu
 	if err := tgt.Start(b.Context(), func(string) {}); err != nil {
 		b.Fatal(err)
 	}
+	spool, err := createSpool(dir)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer spool.Close()
 	m.Roles = tgt.Roles()
 	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
 	debug.FreeOSMemory() // what building the schedule took is not the users'
-	engine, err := load.New(load.Config{Spec: spec, Population: pop, Schedule: schedule(spec, pop), Target: engineTarget{tgt}, History: w, Start: start})
+	engine, err := load.New(load.Config{Spec: spec, Population: pop, Schedule: schedule(spec, pop), Target: engineTarget{tgt}, History: w, Spool: spool, Start: start})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -113,7 +113,12 @@ func TestKillEveryRole(t *testing.T) {
 	if err := tgt.Start(t.Context(), func(string) {}); err != nil {
 		t.Fatal(err)
 	}
-	engine, err := load.New(load.Config{Spec: spec, Population: pop, Schedule: killSchedule(spec, pop, bursts, every), Target: engineTarget{tgt}, History: w, Start: start})
+	spool, err := createSpool(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer spool.Close()
+	engine, err := load.New(load.Config{Spec: spec, Population: pop, Schedule: killSchedule(spec, pop, bursts, every), Target: engineTarget{tgt}, History: w, Spool: spool, Start: start})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -76,6 +76,9 @@ func format(s load.Progress) string {
 	if s.Phase == "proof" {
 		out += fmt.Sprintf("  to prove %d", s.Pending)
 	}
+	if s.Judging >= 0 {
+		out += fmt.Sprintf("  judged %d %%", s.Judging)
+	}
 	if x.Errors > 0 {
 		out += fmt.Sprintf("  errors %d/s", x.Errors)
 	}

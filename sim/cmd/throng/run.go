@@ -281,9 +281,14 @@ func (r *runner) run() error {
 		_ = r.writer.Close()
 		return &codedError{exitUnavailable, fmt.Errorf("the target did not start: %w", err)}
 	}
+	spool, err := createSpool(r.dir)
+	if err != nil {
+		return &codedError{exitInternal, err}
+	}
+	defer spool.Close()
 	r.manifest.Roles = r.target.Roles()
 	cfg := load.Config{Spec: r.spec, Population: r.pop, Schedule: r.sched,
-		Target: engineTarget{r.target}, History: r.writer, Start: r.start, Progress: r.progress.update}
+		Target: engineTarget{r.target}, History: r.writer, Spool: spool, Start: r.start, Progress: r.progress.update}
 	if x, ok := r.target.(*external.Target); ok {
 		cfg.TLS = x.TLS()
 	}
@@ -300,6 +305,9 @@ func (r *runner) run() error {
 		if err := r.writer.Audit(&out.Audit); err != nil {
 			r.progress.line("audit: %v", err)
 		}
+		if clean(&out.Audit) {
+			_ = os.Remove(spool.Name()) // else it is evidence
+		}
 	}
 	r.manifest.Interrupted = r.manifest.Interrupted || err != nil
 	r.manifest.End = time.Now()
@@ -310,6 +318,20 @@ func (r *runner) run() error {
 		return &codedError{exitUnavailable, err}
 	}
 	return r.report()
+}
+
+// createSpool makes the file for what the audit is told.
+func createSpool(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, load.SpoolFile), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o666)
+	if err != nil {
+		return nil, fmt.Errorf("run folder: %w", err)
+	}
+	return f, nil
+}
+
+// clean says that everything was proved.
+func clean(a *history.Audit) bool {
+	return a.Proved == a.Expected && a.Foreign+a.Duplicated+a.Reordered == 0 && len(a.Problems) == 0
 }
 
 // report makes the report of the finished run folder and prints it.
