@@ -55,7 +55,11 @@ func (b *blocking) Read(p []byte) (int, error) {
 		b.release()
 		defer b.hold()
 	}
-	return b.Conn.Read(p)
+	n, err := b.Conn.Read(p)
+	if b.owner != nil && n > 0 {
+		b.owner.heard()
+	}
+	return n, err
 }
 
 func (b *blocking) Write(p []byte) (int, error) {

@@ -43,7 +43,8 @@ type Handler interface {
 	Frame(c *Conn, f *wire.Frame)
 	// Closed is called once, after the last Frame. err is nil when the
 	// connection was ended by Close here, a *websocket.CloseError when the
-	// server said why it closed, any other error otherwise.
+	// server said why it closed, ErrSilent when its heartbeat ended it, any other
+	// error otherwise.
 	Closed(c *Conn, err error)
 }
 
@@ -58,6 +59,7 @@ type Conn struct {
 	dialer  *Dialer
 
 	closing   atomic.Bool
+	silent    atomic.Bool  // ended by its heartbeat
 	framesIn  atomic.Int64 // written by us
 	framesOut atomic.Int64 // received
 
@@ -66,6 +68,9 @@ type Conn struct {
 
 	writeMu sync.Mutex
 	timeout *time.Timer // of a close, guarded by writeMu
+
+	lastRx atomic.Int64 // when something last came, on the clock of the heartbeat
+	beat   beat         // set before Start, then the heartbeat's own
 }
 
 // socket carries the bytes of a connection. What is written between hold and
@@ -193,8 +198,14 @@ func (c *Conn) acknowledge() {
 
 // ended tells the handler. The socket is closed already.
 func (c *Conn) ended(err error) {
-	if c.closing.Load() {
+	switch {
+	case c.closing.Load():
 		err = nil
+	case c.silent.Load():
+		err = ErrSilent
+	}
+	if c.beat.of != nil {
+		c.beat.of.forget(c)
 	}
 	c.writeMu.Lock()
 	if c.timeout != nil {

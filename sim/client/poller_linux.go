@@ -170,7 +170,9 @@ func (p *poller) serve(s *polled, events uint32) {
 		return
 	}
 	s.hold()
-	if events == 0 { // poked: what came before the start, and how that ended
+	// Poked, or overtaken by an event before that: what came before the start, and
+	// how that ended.
+	if events == 0 || err != nil {
 		if failed := p.feed(s, nil); failed != nil {
 			err = failed
 		}
@@ -178,6 +180,7 @@ func (p *poller) serve(s *polled, events uint32) {
 	for events&^uint32(unix.EPOLLOUT) != 0 && err == nil {
 		var n int
 		if n, err = receive(fd, p.buf); n > 0 {
+			c.heard()
 			err = p.feed(s, p.buf[:n])
 		}
 		// Less than fits is all there is, unless the end has come with it.

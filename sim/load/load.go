@@ -142,6 +142,7 @@ type Engine struct {
 	stats  stats
 	timers *timers
 	dialer client.Dialer
+	heart  *client.Heartbeat
 	gates  []string
 
 	start     time.Time     // run time zero
@@ -204,6 +205,7 @@ func New(cfg Config) (*Engine, error) {
 	e.kinds = registerKinds(e.rec)
 	e.stages = newStages(e.rec)
 	e.timers = newTimers(e.now)
+	e.heart = client.NewHeartbeat(0)
 	e.replies = newReplies(cfg.Schedule)
 	e.jitter.rng = rand.New(rand.NewPCG(cfg.Spec.Seed, jitterStream))
 	e.joiners = joinersOf(cfg.Schedule)
@@ -293,6 +295,9 @@ func (e *Engine) Run(ctx, hard context.Context) (*Outcome, error) {
 	if err := e.feedEnded.Load(); err != nil {
 		out.FeedEnded = *err
 	}
+	if n := e.stats.silent.Load(); n > 0 {
+		e.event("warning", fmt.Sprintf("%d connections were given up because nothing came within %v after a ping", n, pongWait))
+	}
 	if hard.Err() != nil {
 		out.Interrupted = true
 	}
@@ -302,6 +307,7 @@ func (e *Engine) Run(ctx, hard context.Context) (*Outcome, error) {
 // work starts what carries out the devices' actions, until run is done.
 func (e *Engine) work(run context.Context, bg *sync.WaitGroup) {
 	bg.Go(func() { e.timers.run(run) })
+	bg.Go(func() { e.heart.Run(run) })
 	bg.Go(func() { e.resendLoop(run) })
 	for i := range e.queues {
 		bg.Go(func() { e.sendLoop(run, e.queues[i]) })

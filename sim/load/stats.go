@@ -17,6 +17,7 @@ type stats struct {
 	duplicates, logins, closed, dropped   atomic.Int64
 	pushes, framesIn, framesOut           atomic.Int64
 	unstarted, errors                     atomic.Int64
+	silent                                atomic.Int64 // of dropped: ended by their heartbeat
 	expected                              atomic.Int64 // deliveries to devices that were online
 	connected, inFlight, waiting, logging atomic.Int64 // gauges
 }
