@@ -25,16 +25,6 @@ type idShard struct {
 // conv names a conversation from one side: a group, or the other user.
 type conv struct{ group, peer uint64 }
 
-// stream names what is ordered: one sender's device in one conversation, from
-// the side of a receiver.
-type stream struct {
-	group, from uint64
-	device      uint32
-	to          uint64 // of what another device of the same user sent: to whom
-}
-
-func streamOf(m *wire.Deliver) stream { return stream{m.Group, m.From, m.FromDevice, m.To} }
-
 // connState of a device.
 type connState uint8
 
@@ -75,33 +65,12 @@ type device struct {
 	pushes   uint64 // pushes the owner has seen
 	pushed   pushed
 
-	out     map[conv]*outbox
-	byID    map[uint64]*outMsg // by client message id, unanswered only
+	out     []outbox
+	sent    []sentAt
+	heard   []heard            // in order
+	unacked []*outMsg          // sends without an answer, in order; nil when there is none
 	asks    map[uint64]*asking // by number, unanswered only
-	windows map[stream]*wire.Window
-	newest  map[stream]uint64 // highest seq received, what a read receipt names
 }
-
-// outbox is what a device has sent in one conversation.
-type outbox struct {
-	seq       uint64 // last used
-	acked     uint64 // last answered by Sent
-	chain     []byte // of acked
-	unacked   []*outMsg
-	resending bool // a resend is scheduled
-
-	// sent remembers intended times for receipts, newest last, bounded.
-	sent            []sentAt
-	delivered, read uint64 // to the peer, or to all members of the group, up to here
-}
-
-type sentAt struct {
-	seq      uint64
-	intended time.Duration
-}
-
-// maxSentKept bounds how many sends of a conversation can still get a read latency.
-const maxSentKept = 64
 
 // outMsg is a send that is not answered.
 type outMsg struct {
@@ -181,36 +150,4 @@ func (e *Engine) indexOf(id wire.MessageID) (int32, bool) {
 // at t: its sync had finished before, and its user has not left.
 func (d *device) onlineSince(t time.Duration) bool {
 	return d.openedAt >= 0 && d.onlineAt >= 0 && d.onlineAt <= t
-}
-
-// outboxOf returns the outbox of a conversation. The caller holds d.mu.
-func (d *device) outboxOf(c conv) *outbox {
-	o := d.out[c]
-	if o == nil {
-		if d.out == nil {
-			d.out = make(map[conv]*outbox)
-			d.byID = make(map[uint64]*outMsg)
-		}
-		o = &outbox{}
-		d.out[c] = o
-	}
-	return o
-}
-
-// accept runs a delivery through the de-duplication window and says whether
-// the application gets it. The caller holds d.mu.
-func (d *device) accept(m *wire.Deliver) bool {
-	if d.windows == nil {
-		d.windows = make(map[stream]*wire.Window)
-		d.newest = make(map[stream]uint64)
-	}
-	k := streamOf(m)
-	w := d.windows[k]
-	if w == nil {
-		w = &wire.Window{}
-		d.windows[k] = w
-	}
-	d.inboxSeq = max(d.inboxSeq, m.InboxSeq)
-	d.newest[k] = max(d.newest[k], m.Seq)
-	return w.Accept(m.Seq)
 }

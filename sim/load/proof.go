@@ -203,7 +203,7 @@ func (e *Engine) drainOne(ctx context.Context, k audit.Device) {
 func (e *Engine) awaitAnswers(ctx context.Context, d *device) {
 	for end := e.now() + 5*time.Second; e.now() < end && ctx.Err() == nil; {
 		d.mu.Lock()
-		n := len(d.byID) + len(d.asks)
+		n := len(d.unacked) + len(d.asks)
 		d.mu.Unlock()
 		if n == 0 {
 			return

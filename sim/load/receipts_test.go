@@ -17,9 +17,8 @@ func TestReceiptsGiveLatencies(t *testing.T) {
 	e.kinds = registerKinds(e.rec)
 	d := &device{key: audit.Device{User: 1}}
 	for _, c := range []conv{{peer: 2}, {group: 7}} {
-		o := d.outboxOf(c)
-		for seq := uint64(1); seq <= 5; seq++ {
-			o.sent = append(o.sent, sentAt{seq: seq})
+		for range 5 {
+			d.remember(c, d.number(c), 0)
 		}
 	}
 	for _, r := range []*wire.Receipt{

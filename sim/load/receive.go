@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"throng/sim/audit"
-	"throng/sim/metrics"
 	"throng/sim/workload"
 	"throng/system/wire"
 )
@@ -126,46 +125,11 @@ func (e *Engine) scheduleRead(d *device, m *wire.Deliver, index int32, intended,
 	k := streamOf(m)
 	e.timers.at(at, func() {
 		d.mu.Lock()
-		conn, upto := d.conn, d.newest[k]
+		conn, upto := d.conn, d.newest(k)
 		d.mu.Unlock()
 		if conn != nil {
 			_ = conn.Write(&wire.Frame{Kind: &wire.Frame_Read{Read: &wire.Read{
-				Group: k.group, From: k.from, FromDevice: k.device, UptoSeq: upto}}})
+				Group: k.place, From: k.from, FromDevice: k.device, UptoSeq: upto}}})
 		}
 	})
-}
-
-// receipts handles watermarks that come back to the sender. In a group they
-// speak for all members.
-func (e *Engine) receipts(d *device, r *wire.Receipts) {
-	now := e.now()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, x := range r.Receipts {
-		c := conv{group: x.Group, peer: x.Peer}
-		o := d.out[c]
-		if o == nil {
-			continue
-		}
-		if x.Group == 0 {
-			o.read = e.upTo(o, e.kinds.read, o.read, x.ReadSeq, now)
-			continue
-		}
-		o.delivered = e.upTo(o, e.kinds.deliveredAll, o.delivered, x.DeliveredSeq, now)
-		o.read = e.upTo(o, e.kinds.readAll, o.read, x.ReadSeq, now)
-	}
-}
-
-// upTo records the latency of each send that a watermark newly covers, and
-// returns the watermark.
-func (e *Engine) upTo(o *outbox, kind metrics.Kind, before, now uint64, at time.Duration) uint64 {
-	if now <= before {
-		return before
-	}
-	for _, s := range o.sent {
-		if s.seq > before && s.seq <= now {
-			e.rec.Record(kind, (at - s.intended).Microseconds())
-		}
-	}
-	return now
 }

@@ -74,7 +74,7 @@ func TestDeviceAcceptsOnceInAnyOrder(t *testing.T) {
 	if copied := (&wire.Deliver{From: 1, FromDevice: 0, Seq: 3, To: 9}); !d.accept(copied) {
 		t.Error("the same number in a conversation of the user's own was dropped")
 	}
-	if got := d.newest[stream{from: 1}]; got != 4 {
+	if got := d.newest(stream{from: 1}); got != 4 {
 		t.Errorf("newest is %d, want 4", got)
 	}
 }

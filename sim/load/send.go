@@ -176,9 +176,7 @@ func (e *Engine) submit(a *workload.Action) {
 
 	m.dev = d
 	d.mu.Lock()
-	o := d.outboxOf(c)
-	o.seq++
-	m.seq = o.seq
+	m.seq = d.number(c)
 	d.mu.Unlock()
 
 	m.audit = e.audit.Written(&audit.Message{ID: m.id, Group: c.group, Peer: c.peer, Sender: d.key, Seq: m.seq, Intended: intended,
@@ -199,30 +197,29 @@ func (e *Engine) submit(a *workload.Action) {
 
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	o.unacked = append(o.unacked, m)
-	o.sent = append(o.sent, sentAt{m.seq, intended})
-	if len(o.sent) > maxSentKept {
-		o.sent = append(o.sent[:0], o.sent[len(o.sent)-maxSentKept/2:]...)
-	}
-	d.byID[clientID] = m
+	d.note(m)
 	if d.state == open {
-		e.write(d, o, m)
+		e.write(d, m)
 	}
 }
 
-// write puts an unanswered send on the device's connection. The caller holds
+// write puts unanswered sends on the device's connection. The caller holds
 // d.mu, which keeps the conversation in order.
-func (e *Engine) write(d *device, o *outbox, m *outMsg) {
+func (e *Engine) write(d *device, sends ...*outMsg) {
+	frames := make([]*wire.Frame, len(sends))
+	for i, m := range sends {
+		frames[i] = e.frame(d, m)
+	}
 	// An error is followed by Closed, and that by a reconnect that sends again.
-	_ = d.conn.Write(e.frame(o, m))
+	_ = d.conn.Write(frames...)
 }
 
 // frame completes a send that is about to be written. The caller holds d.mu.
-func (e *Engine) frame(o *outbox, m *outMsg) *wire.Frame {
+func (e *Engine) frame(d *device, m *outMsg) *wire.Frame {
 	m.send.Seq = m.seq
 	m.send.Chain = nil
-	if m.seq == o.acked+1 {
-		m.send.Chain = o.chain
+	if o := d.outboxOf(m.conv); o.acked > 0 && m.seq == uint64(o.acked)+1 {
+		m.send.Chain = o.chain[:]
 	}
 	now := e.now()
 	if m.written < 0 {
@@ -233,41 +230,25 @@ func (e *Engine) frame(o *outbox, m *outMsg) *wire.Frame {
 }
 
 // resend writes everything unanswered of a conversation again, in order.
-func (e *Engine) resend(d *device, o *outbox) {
+func (e *Engine) resend(d *device, c conv) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	o.resending = false
-	if d.state != open {
-		return
+	d.outboxOf(c).resending = false
+	if d.state == open {
+		e.write(d, d.waiting(c)...)
 	}
-	frames := make([]*wire.Frame, len(o.unacked))
-	for i, m := range o.unacked {
-		frames[i] = e.frame(o, m)
-	}
-	_ = d.conn.Write(frames...)
 }
 
 // sent handles Sent: m is durable.
 func (e *Engine) sent(d *device, s *wire.Sent) {
 	now := e.now()
 	d.mu.Lock()
-	m := d.byID[s.ClientMsgId]
+	m := d.unanswered(s.ClientMsgId)
 	if m == nil { // answered before, on another connection
 		d.mu.Unlock()
 		return
 	}
-	delete(d.byID, s.ClientMsgId)
-	o := d.out[m.conv]
-	for i, u := range o.unacked {
-		if u == m {
-			o.unacked = append(o.unacked[:i], o.unacked[i+1:]...)
-			break
-		}
-	}
-	if m.seq > o.acked {
-		o.acked, o.chain = m.seq, s.Chain
-	}
-	m.done = true
+	d.accepted(m, s.Chain)
 	d.mu.Unlock()
 	e.stats.inFlight.Add(-1)
 	e.stats.accepted.Add(1)
@@ -278,54 +259,47 @@ func (e *Engine) sent(d *device, s *wire.Sent) {
 // refusedOrRetry handles an Error that answers a send.
 func (e *Engine) refusedOrRetry(d *device, f *wire.Error) {
 	d.mu.Lock()
-	m := d.byID[f.ClientMsgId]
+	m := d.unanswered(f.ClientMsgId)
 	if m == nil {
 		d.mu.Unlock()
 		return
 	}
-	o := d.out[m.conv]
 	switch f.Code {
 	case wire.Code_CODE_RETRY, wire.Code_CODE_SEQUENCE, wire.Code_CODE_RATE_LIMITED, wire.Code_CODE_INTERNAL:
 	default:
-		e.refuse(d, o, m)
+		e.refuse(d, m)
 		d.mu.Unlock()
 		e.stats.inFlight.Add(-1)
 		e.stats.refused.Add(1)
 		m.audit.Refused()
 		d.mu.Lock()
-		if len(o.unacked) == 0 {
+		if len(d.waiting(m.conv)) == 0 {
 			d.mu.Unlock()
 			return
 		}
 	}
+	o := d.outboxOf(m.conv)
 	again := !o.resending
 	o.resending = true
 	d.mu.Unlock()
 	e.stats.errors.Add(1)
 	if again {
 		wait := max(time.Duration(f.RetryAfterMs)*time.Millisecond, 50*time.Millisecond)
-		e.timers.at(e.now()+wait+e.jitter.upTo(wait), func() { e.resend(d, o) })
+		e.timers.at(e.now()+wait+e.jitter.upTo(wait), func() { e.resend(d, m.conv) })
 	}
 }
 
 // refuse takes a send that was finally refused out of its conversation: its
 // number is free, those behind it move up. The caller holds d.mu.
-func (e *Engine) refuse(d *device, o *outbox, m *outMsg) {
-	delete(d.byID, m.send.ClientMsgId)
-	m.done = true
-	kept := o.unacked[:0]
-	for _, u := range o.unacked {
-		if u == m {
-			continue
-		}
+func (e *Engine) refuse(d *device, m *outMsg) {
+	d.settle(m)
+	for _, u := range d.waiting(m.conv) {
 		if u.seq > m.seq {
 			u.seq--
 			u.audit.Renumber(u.seq)
 		}
-		kept = append(kept, u)
 	}
-	o.unacked = kept
-	o.seq--
+	d.outboxOf(m.conv).seq--
 }
 
 // flying lists the unanswered sends in the order they were made.
@@ -371,12 +345,12 @@ func (e *Engine) resendLoop(ctx context.Context) {
 		for _, m := range e.flying.unanswered() {
 			d := m.dev
 			d.mu.Lock()
-			o := d.out[m.conv]
+			o := d.outboxOf(m.conv)
 			stale := d.state == open && !m.done && m.written >= 0 && e.now()-m.written > resendAfter && !o.resending
 			o.resending = o.resending || stale
 			d.mu.Unlock()
 			if stale {
-				e.resend(d, o)
+				e.resend(d, m.conv)
 			}
 		}
 	}

@@ -114,10 +114,8 @@ func (e *Engine) login(d *device) {
 	e.stats.logins.Add(1)
 	e.rec.Record(e.kinds.login, (e.now() - start).Microseconds())
 	frames := []*wire.Frame{{Kind: &wire.Frame_Sync{Sync: &wire.Sync{InboxSeq: d.inboxSeq, Platform: platform}}}}
-	for _, o := range d.out {
-		for _, m := range o.unacked {
-			frames = append(frames, e.frame(o, m))
-		}
+	for _, m := range d.unacked {
+		frames = append(frames, e.frame(d, m))
 	}
 	for _, x := range d.asks { // not answered: repeated on the new connection
 		frames = append(frames, x.frame)
