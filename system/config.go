@@ -67,8 +67,10 @@ type GroupInstance struct {
 	RPC   string `json:"rpc"`
 	HTTP  string `json:"http"`
 	Debug string `json:"debug"`
-	// Zone is where it is: replicas of the group store there are read first.
-	Zone string `json:"zone,omitempty"`
+	// Zone and Region are where it is: it reads at the nearest copy of the group
+	// store, in its zone, else in its region, else anywhere.
+	Zone   string `json:"zone,omitempty"`
+	Region string `json:"region,omitempty"`
 }
 
 // InboxInstance is one inbox service with the store of its shards.
@@ -116,13 +118,15 @@ type SQL struct {
 type GroupSQL struct {
 	SQL
 	Zone     string       `json:"zone,omitempty"` // of the primary
+	Region   string       `json:"region,omitempty"`
 	Replicas []SQLReplica `json:"replicas,omitempty"`
 }
 
 // SQLReplica is a read-only copy of a database.
 type SQLReplica struct {
-	DSN  string `json:"dsn"` // as SQL.DSN, of the same driver
-	Zone string `json:"zone,omitempty"`
+	DSN    string `json:"dsn"` // as SQL.DSN, of the same driver
+	Zone   string `json:"zone,omitempty"`
+	Region string `json:"region,omitempty"`
 }
 
 // Provider is who delivers push notifications.
@@ -162,8 +166,8 @@ func (d *Duration) UnmarshalText(text []byte) error {
 // errPlant says which planted bugs there are.
 var errPlant = errors.New("allowed are drop, ack-early, commit-early, ex-member, or nothing")
 
-// instances returns the number of instances of a role.
-func (c *Config) instances(r Role) int {
+// Instances returns the number of instances of a role.
+func (c *Config) Instances(r Role) int {
 	switch r {
 	case Gateway:
 		return len(c.Gateways)
@@ -191,7 +195,7 @@ func (c *Config) Check() error {
 		errs = append(errs, fmt.Errorf("%s: %w", field, fmt.Errorf(format, args...)))
 	}
 	for _, r := range Roles() {
-		if c.instances(r) == 0 {
+		if c.Instances(r) == 0 {
 			bad(plural(r), "at least one instance is needed")
 		}
 	}
@@ -314,8 +318,8 @@ func (c *Config) checkAddresses(bad func(field, format string, args ...any)) {
 	})
 }
 
-// clone returns a copy that shares nothing with c.
-func (c Config) clone() Config {
+// Clone returns a copy that shares nothing with c.
+func (c Config) Clone() Config {
 	c.Gateways = slices.Clone(c.Gateways)
 	c.Messages = slices.Clone(c.Messages)
 	c.Fanouts = slices.Clone(c.Fanouts)

@@ -84,10 +84,10 @@ func Start(ctx context.Context, cfg Config, role Role, instance int, logTo io.Wr
 	if err := cfg.Check(); err != nil {
 		return nil, fmt.Errorf("system: topology: %w", err)
 	}
-	if n := cfg.instances(role); instance < 0 || instance >= n {
+	if n := cfg.Instances(role); instance < 0 || instance >= n {
 		return nil, fmt.Errorf("system: %s/%d: the topology has %d of this role", role, instance, n)
 	}
-	cfg = cfg.clone()
+	cfg = cfg.Clone()
 	logTo = &lockedWriter{w: logTo} // every role instance has a logger of its own
 	log, err := obs.NewLogger(logTo, obs.LogConfig(cfg.Log), string(role), instance)
 	if err != nil {
@@ -95,7 +95,7 @@ func Start(ctx context.Context, cfg Config, role Role, instance int, logTo io.Wr
 	}
 	p := &Process{cfg: cfg, log: log, stopped: make(chan struct{}), stuck: make(chan struct{})}
 	for _, r := range Roles() {
-		for i := range cfg.instances(r) {
+		for i := range cfg.Instances(r) {
 			if role == All || (role == r && instance == i) {
 				p.units = append(p.units, &unit{role: r, index: i, done: make(chan struct{})})
 			}
@@ -176,6 +176,12 @@ func (c *Config) listens(r Role, i int) (main, http, debug *string) {
 	default:
 		return &c.Pushes[i].RPC, nil, &c.Pushes[i].Debug
 	}
+}
+
+// DebugAddr returns where an instance serves its debug port.
+func (c *Config) DebugAddr(r Role, i int) string {
+	_, _, debug := c.listens(r, i)
+	return *debug
 }
 
 // listenRetry binds addr, waiting while ctx lasts and somebody else has it, or its
@@ -383,4 +389,4 @@ func (p *Process) Ready() error {
 
 // Addrs returns the deployment as it is: the configuration with the addresses
 // that this process listens on filled in where the port was 0.
-func (p *Process) Addrs() Config { return p.cfg.clone() }
+func (p *Process) Addrs() Config { return p.cfg.Clone() }

@@ -179,10 +179,11 @@ func (m *maker) group() (runner, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()
 	at := m.GroupSQL
-	sqlConfig := groupsql.Config{Driver: at.Driver, DSN: at.DSN, Zone: m.Groups[m.i].Zone, PrimaryZone: at.Zone,
+	sqlConfig := groupsql.Config{Driver: at.Driver, DSN: at.DSN,
+		At: groupsql.Place{Zone: m.Groups[m.i].Zone, Region: m.Groups[m.i].Region}, PrimaryAt: groupsql.Place{Zone: at.Zone, Region: at.Region},
 		MaxLag: time.Duration(m.Settings.ReplicaMaxLag), Metrics: m.reg}
 	for _, r := range at.Replicas {
-		sqlConfig.Replicas = append(sqlConfig.Replicas, groupsql.Replica{DSN: r.DSN, Zone: r.Zone})
+		sqlConfig.Replicas = append(sqlConfig.Replicas, groupsql.Replica{DSN: r.DSN, At: groupsql.Place{Zone: r.Zone, Region: r.Region}})
 	}
 	store, err := groupsql.Open(ctx, sqlConfig)
 	if err != nil {

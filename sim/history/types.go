@@ -70,8 +70,26 @@ type Manifest struct {
 	Roles         []RoleInstance    `json:"roles"`
 	Users         int64             `json:"users"`
 	StampEvery    int               `json:"stamp_every,omitempty"` // one in so many sends is stamped; 0: not known
+	Zones         []Zone            `json:"zones,omitempty"`
+	Links         []ZoneLink        `json:"links,omitempty"`
 	Notes         []string          `json:"notes"`
 	Missing       []Missing         `json:"missing,omitempty"`
+}
+
+// Zone is a place of the deployment and what is there, as role/instance.
+type Zone struct {
+	Name   string   `json:"name"`
+	Region string   `json:"region"`
+	Has    []string `json:"has"`
+}
+
+// ZoneLink is the latency that the target has imposed between two zones, on
+// every connection from either to the other.
+type ZoneLink struct {
+	Between   string  `json:"between"`
+	And       string  `json:"and"`
+	LatencyMs float64 `json:"latency_ms"` // one way
+	JitterMs  float64 `json:"jitter_ms"`  // at most so much more
 }
 
 // Missing is something that the scenario needs and the target does not declare.

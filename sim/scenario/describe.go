@@ -69,6 +69,7 @@ func (s *Spec) Describe(w io.Writer) {
 	s.describeRates(w)
 	s.describePhases(w)
 	s.describeContainers(w)
+	s.describeZones(w)
 	s.describeNeeds(w)
 	s.describeParams(w)
 }

@@ -23,6 +23,7 @@ const (
 	kindCPUSet                    // "0-1,3"
 	kindBytes                     // "512MiB"; min..max in bytes
 	kindRestart                   // a duration, or never
+	kindPlaces                    // list of role/instance and role, the role one of enum
 )
 
 // field is one scalar of the file: how it is read, what is allowed, what it is
@@ -36,7 +37,7 @@ type field struct {
 	required bool
 	sparse   bool // YAML leaves it out while it is the default, so that it does not change the hash
 	doc      string
-	to       any // *string *int *int64 *uint64 *float64 *time.Duration
+	to       any // *string *int *int64 *uint64 *float64 *time.Duration *[]string
 }
 
 const unlimited = 1 << 53
@@ -189,6 +190,8 @@ func (f *field) allowed() string {
 		return "a share of the whole service, as in 1/5000 or 0.0002, from 1/100000000 to 1"
 	case kindTarget:
 		return fmt.Sprintf("role/instance, as in %s/0, with a role of %s", f.enum[0], strings.Join(f.enum, ", "))
+	case kindPlaces:
+		return fmt.Sprintf("a list of role/instance, as in %s/0, or role, with a role of %s", f.enum[0], strings.Join(f.enum, ", "))
 	case kindCPUSet:
 		return "cores and ranges of them, as in 0-1,3"
 	case kindBytes:
@@ -293,6 +296,8 @@ func (f *field) text() string {
 			return strconv.Quote(*to)
 		}
 		return *to
+	case *[]string:
+		return "[" + strings.Join(*to, ", ") + "]"
 	case *int:
 		return strconv.Itoa(*to)
 	case *int64:
@@ -328,6 +333,8 @@ func (f *field) isDefault() bool {
 		return *to == 0
 	case *int64:
 		return *to == 0
+	case *[]string:
+		return len(*to) == 0
 	}
 	return f.text() == f.def
 }

@@ -42,6 +42,16 @@ func Parse(name string, data []byte) (*Spec, error) {
 			p.item(item, path, x.fields())
 			s.Faults = append(s.Faults, x)
 		},
+		"zones": func(path string, item *ast.MappingNode) {
+			var x Zone
+			p.item(item, path, x.fields())
+			s.Zones = append(s.Zones, x)
+		},
+		"links": func(path string, item *ast.MappingNode) {
+			var x Link
+			p.item(item, path, x.fields())
+			s.Links = append(s.Links, x)
+		},
 	})
 	if len(p.errs) == 0 {
 		p.consistent(s)
@@ -103,7 +113,11 @@ func (p *reader) mapping(m *ast.MappingNode, prefix string, fields []field, list
 		path := prefix + key
 		p.places[path] = pos
 		if f := find(fields, path); f != nil {
-			p.scalar(v.Value, f, path)
+			if f.kind == kindPlaces {
+				p.placesOf(v.Value, f, path)
+			} else {
+				p.scalar(v.Value, f, path)
+			}
 			continue
 		}
 		if add := lists[path]; add != nil {
@@ -206,13 +220,12 @@ func (p *reader) consistent(s *Spec) {
 		p.fail(at("infrastructure.brokers"), "infrastructure.brokers", "2", "1 or 3", "two are no safer than one")
 	}
 	p.consistentFaults(s, at)
+	p.consistentZones(s, at)
 }
 
 // consistentFaults checks that each fault does one thing to what there is.
 func (p *reader) consistentFaults(s *Spec, at func(string) *token.Position) {
-	t, i := s.Topology, s.Infrastructure
-	counts := map[string]int{"gateway": t.Gateways, "message": t.Messages, "fanout": t.Fanouts, "group": t.Groups, "inbox": t.Inboxes, "push": t.Pushes,
-		"kafka": i.Brokers, "mysql": 1 + i.Replicas, "redis": 1, "provider": 1}
+	counts := s.instances()
 	for i, f := range s.Faults {
 		path := fmt.Sprintf("faults[%d].", i)
 		if f.At.Seconds() >= s.Phases.SteadyS {
@@ -256,6 +269,8 @@ func (s *Spec) YAML() []byte {
 	}
 	writeList(&b, "extra", c.Extra, func(x *Stratum) []field { return x.fields() })
 	writeList(&b, "faults", c.Faults, func(x *Fault) []field { return x.fields() })
+	writeList(&b, "zones", c.Zones, func(x *Zone) []field { return x.fields() })
+	writeList(&b, "links", c.Links, func(x *Link) []field { return x.fields() })
 	return b.Bytes()
 }
 

@@ -15,6 +15,8 @@ func Schema() ([]byte, error) {
 	properties := root["properties"].(map[string]any)
 	properties["extra"] = map[string]any{"type": "array", "items": objectOf((&Stratum{}).fields()), "description": "sends outside the fan-out mean"}
 	properties["faults"] = map[string]any{"type": "array", "items": objectOf((&Fault{}).fields()), "description": "processes killed and stores emptied during steady"}
+	properties["zones"] = map[string]any{"type": "array", "items": objectOf((&Zone{}).fields()), "description": "places; between two of them there is their link"}
+	properties["links"] = map[string]any{"type": "array", "items": objectOf((&Link{}).fields()), "description": "distance between zones, one for each pair"}
 	root["$schema"] = "https://json-schema.org/draft/2020-12/schema"
 	root["title"] = "throng scenario"
 	out, err := json.MarshalIndent(root, "", "  ")
@@ -65,6 +67,8 @@ func (f *field) schema() map[string]any {
 		if v, err := strconv.ParseFloat(f.def, 64); err == nil {
 			out["default"] = v
 		}
+	case kindPlaces:
+		out["type"], out["items"] = "array", map[string]any{"type": "string"}
 	case kindCPUSet:
 		out["type"] = []string{"string", "integer"}
 	case kindScale:

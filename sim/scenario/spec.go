@@ -44,6 +44,8 @@ type Spec struct {
 	Extra      []Stratum
 	Membership Membership
 	Faults     []Fault
+	Zones      []Zone
+	Links      []Link
 	Gates      Gates
 
 	// Infrastructure and Limits are for targets in containers; others ignore them.

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"throng/sim/history"
+	"throng/sim/target/wan"
 	"throng/system"
 	"throng/system/wire"
 )
@@ -23,6 +24,9 @@ import (
 // EmbeddedConfig says what to start. Only Topology is needed.
 type EmbeddedConfig struct {
 	Topology Topology
+	// Zones are imposed on every link between processes but those to SQL, which
+	// is files here.
+	Zones Zones
 	// Exe is the binary that is executed again with the verbs `chatd` and
 	// `embedded`; empty: this one.
 	Exe string
@@ -65,6 +69,8 @@ type Tuning struct {
 const (
 	roleKafka     = "kafka"
 	roleRedis     = "redis"
+	roleMySQL     = "mysql" // other targets have one
+	roleWAN       = "wan"
 	roleProvider  = "provider"
 	roleGenerator = history.RoleGenerator
 )
@@ -86,6 +92,7 @@ type Embedded struct {
 
 	spawner *spawner
 	ports   *ports
+	routes  *Routes
 	data    *dataDir
 	sys     system.Config
 
@@ -168,12 +175,26 @@ func (e *Embedded) Start(ctx context.Context, progress func(string)) (err error)
 	}
 	startCtx, cancel := context.WithTimeoutCause(ctx, e.cfg.StartTimeout, fmt.Errorf("gave up after %s", e.cfg.StartTimeout))
 	defer cancel()
-	progress("starting kafka, redis and the push provider")
+	progress(e.startingInfra())
 	if err := e.startAll(startCtx, func(c *child) bool { return c.infra }); err != nil {
 		return err
 	}
-	progress(fmt.Sprintf("starting %d role processes", len(e.children)-3))
+	roles := 0
+	for _, c := range e.children {
+		if !c.infra {
+			roles++
+		}
+	}
+	progress(fmt.Sprintf("starting %d role processes", roles))
 	return e.startAll(startCtx, func(c *child) bool { return !c.infra })
+}
+
+// startingInfra says what is about to be started.
+func (e *Embedded) startingInfra() string {
+	if n := len(e.routes.Links()); n > 0 {
+		return fmt.Sprintf("starting kafka, redis, the push provider and %d proxies between zones", n)
+	}
+	return "starting kafka, redis and the push provider"
 }
 
 // startAll starts the children that which selects and waits until all are ready.
@@ -365,25 +386,42 @@ func (e *Embedded) prepare() error {
 	if err := e.describeSystem(); err != nil {
 		return err
 	}
-	data, err := json.MarshalIndent(e.sys, "", "  ")
+	e.describeInfra()
+	e.routes = NewRoutes(e.cfg.Zones, e.addr)
+	for _, r := range system.Roles() {
+		if err := e.describeRole(r); err != nil {
+			return err
+		}
+	}
+	return e.describeWAN()
+}
+
+// writeFile writes v as JSON to a file in the data folder.
+func (e *Embedded) writeFile(name string, v any) (path string, err error) {
+	path = filepath.Join(e.data.path, name)
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err == nil {
+		err = os.WriteFile(path, data, 0o600)
+	}
 	if err != nil {
-		return fmt.Errorf("target: topology file: %w", err)
+		return "", fmt.Errorf("target: %s: %w", name, err)
 	}
-	topologyFile := filepath.Join(work, "topology.json")
-	if err := os.WriteFile(topologyFile, data, 0o600); err != nil {
-		return fmt.Errorf("target: topology file: %w", err)
-	}
-	e.describeChildren(topologyFile)
-	return nil
+	return path, nil
+}
+
+// addr is an address for somebody to listen on.
+func (e *Embedded) addr() (string, error) {
+	port, err := e.ports.take()
+	return "127.0.0.1:" + strconv.Itoa(port), err
 }
 
 // describeSystem fills e.sys.
 func (e *Embedded) describeSystem() error {
 	var portErr error
 	addr := func() string {
-		port, err := e.ports.take()
+		a, err := e.addr()
 		portErr = errors.Join(portErr, err)
-		return "127.0.0.1:" + strconv.Itoa(port)
+		return a
 	}
 	sqlite := func(name string) system.SQL {
 		return system.SQL{Driver: "sqlite", DSN: filepath.Join(e.data.path, name)}
@@ -415,6 +453,7 @@ func (e *Embedded) describeSystem() error {
 	s.Provider = system.Provider{URL: "http://" + e.providerAddr, DeadLetters: e.data.path}
 	s.Key = e.cfg.Key.String()
 	s.Log, s.Settings, s.Plant = e.cfg.Log, e.cfg.Settings, e.cfg.Plant
+	e.cfg.Zones.Place(s)
 	if portErr != nil {
 		return portErr
 	}
@@ -424,12 +463,15 @@ func (e *Embedded) describeSystem() error {
 	return nil
 }
 
-// describeChildren fills e.children.
-func (e *Embedded) describeChildren(topologyFile string) {
-	infra := func(role string, probe func(context.Context) error, args ...string) {
-		e.add(&child{role: role, infra: true, probe: probe,
-			args: append([]string{"embedded", role, "--exit-with-parent"}, args...)})
-	}
+// infra adds a process of the infrastructure.
+func (e *Embedded) infra(role string, probe func(context.Context) error, args ...string) *child {
+	c := &child{role: role, infra: true, probe: probe, args: append([]string{"embedded", role, "--exit-with-parent"}, args...)}
+	e.add(c)
+	return c
+}
+
+func (e *Embedded) describeInfra() {
+	infra := e.infra
 	broker := e.sys.Kafka.Brokers[0]
 	infra(roleKafka, func(ctx context.Context) error { return probeKafka(ctx, broker, topic, e.cfg.Topology.Partitions) },
 		"--listen", broker, "--data", filepath.Join(e.data.path, "kafka"),
@@ -437,28 +479,44 @@ func (e *Embedded) describeChildren(topologyFile string) {
 	infra(roleRedis, func(ctx context.Context) error { return ProbeRedis(ctx, e.sys.Redis.Addr) }, "--listen", e.sys.Redis.Addr)
 	infra(roleProvider, func(ctx context.Context) error { return e.probeHTTP(ctx, "http://"+e.providerAddr+"/stats") },
 		append([]string{"--listen", e.providerAddr}, e.cfg.ProviderArgs...)...)
-
-	role := func(r system.Role, debug []string) {
-		for i, addr := range debug {
-			e.add(&child{role: string(r), instance: i, debug: addr,
-				probe: func(ctx context.Context) error { return e.probeHTTP(ctx, "http://"+addr+"/readyz") },
-				args:  []string{"chatd", string(r), "--topology", topologyFile, "--instance", strconv.Itoa(i), "--exit-with-parent"}})
-		}
-	}
-	role(system.Push, debugs(e.sys.Pushes, func(in system.RPCInstance) string { return in.Debug }))
-	role(system.Inbox, debugs(e.sys.Inboxes, func(in system.InboxInstance) string { return in.Debug }))
-	role(system.Group, debugs(e.sys.Groups, func(in system.GroupInstance) string { return in.Debug }))
-	role(system.Message, debugs(e.sys.Messages, func(in system.RPCInstance) string { return in.Debug }))
-	role(system.Fanout, debugs(e.sys.Fanouts, func(in system.FanoutInstance) string { return in.Debug }))
-	role(system.Gateway, debugs(e.sys.Gateways, func(in system.GatewayInstance) string { return in.Debug }))
 }
 
-func debugs[T any](list []T, of func(T) string) []string {
-	var out []string
-	for _, in := range list {
-		out = append(out, of(in))
+// describeRole adds the processes of a role. Each has a topology file of its
+// own, with the others where it reaches them.
+func (e *Embedded) describeRole(r system.Role) error {
+	for i := range e.sys.Instances(r) {
+		cfg, err := e.routes.Config(e.sys, r, i)
+		if err != nil {
+			return err
+		}
+		file, err := e.writeFile(fmt.Sprintf("topology-%s-%d.json", r, i), cfg)
+		if err != nil {
+			return err
+		}
+		debug := cfg.DebugAddr(r, i)
+		e.add(&child{role: string(r), instance: i, debug: debug,
+			probe: func(ctx context.Context) error { return e.probeHTTP(ctx, "http://"+debug+"/readyz") },
+			args:  []string{"chatd", string(r), "--topology", file, "--instance", strconv.Itoa(i), "--exit-with-parent"}})
 	}
-	return out
+	return nil
+}
+
+// describeWAN adds the process of the proxies, where there are any.
+func (e *Embedded) describeWAN() error {
+	links := e.routes.Links()
+	if len(links) == 0 {
+		return nil
+	}
+	debug, err := e.addr()
+	if err != nil {
+		return err
+	}
+	file, err := e.writeFile("wan.json", wan.Config{Debug: debug, Links: links})
+	if err != nil {
+		return err
+	}
+	e.infra(roleWAN, func(ctx context.Context) error { return e.probeHTTP(ctx, "http://"+debug+"/readyz") }, "--config", file).debug = debug
+	return nil
 }
 
 // add completes a child and appends it.

@@ -41,6 +41,12 @@ func newTestEmbedded(t *testing.T, top Topology, events func(history.Event)) *Em
 func startTestEmbedded(t *testing.T, top Topology, events func(history.Event)) *Embedded {
 	t.Helper()
 	e := newTestEmbedded(t, top, events)
+	startEmbedded(t, e)
+	return e
+}
+
+func startEmbedded(t *testing.T, e *Embedded) {
+	t.Helper()
 	if err := e.Start(t.Context(), func(s string) { t.Log(s) }); err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +55,6 @@ func startTestEmbedded(t *testing.T, top Topology, events func(history.Event)) *
 			t.Error(err)
 		}
 	})
-	return e
 }
 
 // pids returns the children that run, by name.

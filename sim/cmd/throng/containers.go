@@ -152,7 +152,7 @@ func (r *runner) runContainers(file, reason string) error {
 		return &codedError{exitUsage, err}
 	}
 	infra := r.spec.Infrastructure
-	d, err := containers.New(containers.Config{Topology: r.topology(), Images: images, Exe: exe,
+	d, err := containers.New(containers.Config{Topology: r.topology(), Zones: zones(r.spec), Images: images, Exe: exe,
 		Brokers: infra.Brokers, Replicas: infra.Replicas, Limits: limits(r.spec),
 		LogDir: filepath.Join(r.dir, "logs"), Plant: r.flags.plant, Settings: r.settings(), ProviderArgs: providerArgs(r.spec)})
 	if err != nil {

@@ -128,6 +128,7 @@ func (r *runner) plan(stack string) (err error) {
 		}
 	}
 	r.checkContainers(stack)
+	r.checkZones(stack)
 	if r.sched, err = workload.Build(r.spec, r.pop); err != nil {
 		return err
 	}
@@ -204,7 +205,7 @@ func (r *runner) prepare(stack, reason string) error {
 	if err != nil {
 		return fmt.Errorf("find own executable: %w", err)
 	}
-	r.target, err = target.NewEmbedded(target.EmbeddedConfig{Topology: r.topology(), Exe: exe,
+	r.target, err = target.NewEmbedded(target.EmbeddedConfig{Topology: r.topology(), Zones: zones(r.spec), Exe: exe,
 		LogDir: filepath.Join(r.dir, "logs"), Plant: r.flags.plant, Settings: r.settings(), ProviderArgs: providerArgs(r.spec), OnEvent: onEvent})
 	return err
 }
@@ -221,6 +222,7 @@ func (r *runner) open(stack, reason string) (err error) {
 		describeExternal(r.manifest, t.File())
 	} else {
 		r.manifest.StampEvery = stampEvery(r.spec)
+		r.manifest.Zones, r.manifest.Links = imposedZones(r.spec)
 	}
 	r.writer, err = history.Create(r.dir, r.manifest)
 	return err

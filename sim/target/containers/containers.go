@@ -26,67 +26,6 @@ import (
 	"throng/sim/history"
 	"throng/sim/target"
 	"throng/system"
-	"throng/system/wire"
-)
-
-// Config says what to start. Only Topology is needed.
-type Config struct {
-	Topology target.Topology
-	// Brokers of Kafka, 1 (default) or 3. With 3 everything is replicated three
-	// times and an acknowledged record is on two of them.
-	Brokers int
-	// Replicas of MySQL beside the primary; 0 means 1.
-	Replicas int
-	// NoRoles leaves the roles out: infrastructure for conformance suites.
-	NoRoles bool
-	// Images of the infrastructure; see Images.
-	Images Images
-	// Exe is the static binary that the roles' image is made of, with the verbs
-	// `chatd`, `embedded` and `containers`; empty: this one.
-	Exe string
-	// Env is given to the containers of the roles, and added to the environment
-	// of the reaper.
-	Env []string
-	// WorkDir is where a folder for files is made, removed by Close; empty: the
-	// system's folder for temporary files.
-	WorkDir string
-	// LogDir is where SaveLogs writes <role>-<instance>.log, as Close does after
-	// a failure. Empty: logs are lost with the containers.
-	LogDir string
-	// Key signs tokens; empty: a random one.
-	Key wire.Key
-	// Plant is a planted bug of system.Config.
-	Plant    string
-	Settings system.Settings
-	Log      system.Log
-	// Limits by role, infrastructure and the generator included.
-	Limits map[string]Limits
-	// ProviderArgs are flags for `embedded provider`.
-	ProviderArgs []string
-	// KeepDead leaves containers that crash dead; else they are started again.
-	KeepDead bool
-	// OnEvent is called, from any goroutine, for crashes and restarts (kinds
-	// "fault", "restart", "warning"); T is left to the caller. May be nil.
-	OnEvent func(history.Event)
-	// StartTimeout bounds Start; 0 means 3 minutes.
-	StartTimeout time.Duration
-}
-
-// Limits of one container. Zero values leave it unlimited.
-type Limits struct {
-	CPUSet   string  // cores it may run on, like "0-1"
-	CPUs     float64 // how many cores' worth of time it may use
-	MemBytes int64
-}
-
-// Names of what is no role of the backend, in samples and for Kill. mysql/0 is
-// the primary, the others are its replicas.
-const (
-	RoleKafka     = "kafka"
-	RoleMySQL     = "mysql"
-	RoleRedis     = "redis"
-	RoleProvider  = "provider"
-	RoleGenerator = "generator"
 )
 
 const (
@@ -118,6 +57,7 @@ type Deployment struct {
 	images  resolved
 	work    *workDir
 	ports   *target.Ports
+	routes  *target.Routes
 	reaper  *reaper
 	control *control
 	sys     system.Config // as the containers see it
@@ -146,38 +86,8 @@ var _ target.Target = (*Deployment)(nil)
 
 // New checks cfg. Nothing is started or written before Start.
 func New(cfg Config) (*Deployment, error) {
-	t := cfg.Topology
-	for name, n := range map[string]int{"gateways": t.Gateways, "messages": t.Messages, "fanouts": t.Fanouts,
-		"groups": t.Groups, "inboxes": t.Inboxes, "pushes": t.Pushes, "partitions": t.Partitions} {
-		if n < 1 {
-			return nil, fmt.Errorf("containers: topology: %s is %d, at least 1 is needed", name, n)
-		}
-	}
-	if cfg.Brokers == 0 {
-		cfg.Brokers = 1
-	}
-	if cfg.Brokers != 1 && cfg.Brokers != 3 {
-		return nil, fmt.Errorf("containers: %d brokers: allowed are 1 and 3", cfg.Brokers)
-	}
-	if cfg.Replicas == 0 {
-		cfg.Replicas = 1
-	}
-	if cfg.Exe == "" {
-		exe, err := os.Executable()
-		if err != nil {
-			return nil, fmt.Errorf("containers: own binary: %w", err)
-		}
-		cfg.Exe = exe
-	}
-	if cfg.Key == nil {
-		cfg.Key = make(wire.Key, wire.MinKeyBytes)
-		rand.Read(cfg.Key) // never fails
-	}
-	if cfg.OnEvent == nil {
-		cfg.OnEvent = func(history.Event) {}
-	}
-	if cfg.StartTimeout == 0 {
-		cfg.StartTimeout = defaultStartTimeout
+	if err := cfg.complete(); err != nil {
+		return nil, err
 	}
 	id := make([]byte, 5)
 	rand.Read(id)

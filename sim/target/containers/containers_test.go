@@ -490,6 +490,9 @@ func TestNewRefuses(t *testing.T) {
 	for name, change := range map[string]func(*Config){
 		"no gateway":  func(c *Config) { c.Topology.Gateways = 0 },
 		"two brokers": func(c *Config) { c.Brokers = 2 },
+		"brokers apart": func(c *Config) {
+			c.Brokers, c.Zones.Zones = 3, []target.Zone{{Name: "a"}, {Name: "b", Has: []string{"kafka/2"}}}
+		},
 	} {
 		cfg := Config{Topology: small()}
 		change(&cfg)

@@ -149,7 +149,11 @@ func provision(ctx context.Context, tgt target.Target, base uint64) error {
 	for i := range uint64(4) {
 		users = append(users, &wire.ProvisionUser{User: base + i + 1, Devices: []*wire.ProvisionDevice{{PushToken: fmt.Sprintf("%d/0", base+i+1)}}})
 	}
-	parts := []*wire.Provision{{Users: users}, {Groups: []*wire.ProvisionGroup{{Group: group, Name: "nine", Members: []uint64{base + 1, base + 2, base + 3}}}}}
+	return provisionParts(ctx, tgt, &wire.Provision{Users: users},
+		&wire.Provision{Groups: []*wire.ProvisionGroup{{Group: group, Name: "nine", Members: []uint64{base + 1, base + 2, base + 3}}}})
+}
+
+func provisionParts(ctx context.Context, tgt target.Target, parts ...*wire.Provision) error {
 	_, err := tgt.Provision(ctx, func() (*wire.Provision, error) {
 		if len(parts) == 0 {
 			return nil, io.EOF

@@ -43,6 +43,7 @@ type member struct {
 	capAdd     []string
 	ports      []string                    // to be published
 	published  map[string]string           // port to 127.0.0.1:port
+	source     string                      // MySQL: host:port of the primary, as this one reaches it
 	prepare    func(*member)               // completes files once published is known; may be nil
 	probe      func(context.Context) error // nil: ready once it runs
 

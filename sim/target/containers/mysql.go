@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -51,8 +52,11 @@ func initSQL() string {
 	return strings.Join(lines, ";\n") + ";\n"
 }
 
+// inboxSchemaOf is the schema of an inbox instance.
+func inboxSchemaOf(i int) string { return fmt.Sprintf("%s_%d", inboxSchema, i) }
+
 // describeMySQL adds the primary and its replicas.
-func (d *Deployment) describeMySQL() {
+func (d *Deployment) describeMySQL() error {
 	for i := range d.cfg.Replicas + 1 {
 		args := []string{"--user=mysql", "--datadir=" + mysqlData, fmt.Sprintf("--server-id=%d", i+1), "--init-file=" + mysqlInit,
 			"--gtid-mode=ON", "--enforce-gtid-consistency=ON", "--log-bin=binlog",
@@ -67,8 +71,13 @@ func (d *Deployment) describeMySQL() {
 		m := &member{d: d, role: RoleMySQL, instance: i, infra: true, image: d.images.mysql, ports: []string{portMySQL},
 			entrypoint: []string{"sh", "-c", mysqlStart, "mysqld"}, cmd: args, files: map[string][]byte{mysqlInit: []byte(initSQL())}}
 		m.probe = func(ctx context.Context) error { return m.probeMySQL(ctx) }
+		var err error
+		if m.source, err = d.mysqlFrom(RoleMySQL, i, 0); err != nil {
+			return err
+		}
 		d.members = append(d.members, m)
 	}
+	return nil
 }
 
 // dsn is how go-sql-driver reaches a schema, as the roles do.
@@ -136,8 +145,12 @@ func (m *member) probeMySQL(ctx context.Context) error {
 
 // follow makes a replica replicate from the primary by GTID, and waits until it does.
 func follow(ctx context.Context, m *member) error {
-	err := m.query(ctx, func(db *sql.DB) error {
-		_, err := db.ExecContext(ctx, "CHANGE REPLICATION SOURCE TO SOURCE_HOST='"+RoleMySQL+"-0', SOURCE_PORT="+portMySQL+
+	host, port, err := net.SplitHostPort(m.source)
+	if err != nil {
+		return fmt.Errorf("containers: %s: replication: %w", m.name(), err)
+	}
+	err = m.query(ctx, func(db *sql.DB) error {
+		_, err := db.ExecContext(ctx, "CHANGE REPLICATION SOURCE TO SOURCE_HOST='"+host+"', SOURCE_PORT="+port+
 			", SOURCE_USER='"+replAccount+"', SOURCE_PASSWORD='"+password+"', SOURCE_AUTO_POSITION=1, GET_SOURCE_PUBLIC_KEY=1"+
 			", SOURCE_CONNECT_RETRY=1")
 		if err != nil {

@@ -3,6 +3,7 @@ package containers
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -12,6 +13,7 @@ import (
 
 	"throng/sim/history"
 	"throng/sim/target"
+	"throng/sim/target/wan"
 	"throng/system"
 )
 
@@ -24,8 +26,10 @@ const (
 	portAdmin = "8083"
 	portRedis = "6379"
 	portMySQL = "3306"
+	portWAN   = 20000 // and above, one for each proxy between zones
 
 	topologyPath  = "/throng-topology.json"
+	wanPath       = "/throng-wan.json"
 	nobody        = "65534:65534"
 	scrapeTimeout = 3 * time.Second
 )
@@ -36,20 +40,83 @@ func (d *Deployment) describe() error {
 	if err := d.sys.Check(); err != nil {
 		return fmt.Errorf("containers: topology: %w", err)
 	}
-	data, err := json.MarshalIndent(d.sys, "", "  ")
-	if err != nil {
-		return fmt.Errorf("containers: topology file: %w", err)
-	}
+	d.routes = target.NewRoutes(d.cfg.Zones, d.nextProxy)
 	d.describeKafka()
-	d.describeMySQL()
+	if err := d.describeMySQL(); err != nil {
+		return err
+	}
 	d.describeRedis()
 	d.describeProvider()
-	if d.cfg.NoRoles {
+	infra := len(d.members)
+	if !d.cfg.NoRoles {
+		for _, role := range system.Roles() {
+			if err := d.describeRole(role); err != nil {
+				return err
+			}
+		}
+	}
+	return d.describeWAN(infra)
+}
+
+// nextProxy is the address of one more proxy between zones.
+func (d *Deployment) nextProxy() (string, error) {
+	return fmt.Sprintf("%s-0:%d", RoleWAN, portWAN+len(d.routes.Links())), nil
+}
+
+// topologyOf is the deployment as one of its processes sees it: with others where
+// it reaches them.
+func (d *Deployment) topologyOf(role system.Role, i int) ([]byte, error) {
+	cfg, err := d.routes.Config(d.sys, role, i)
+	if err != nil {
+		return nil, err
+	}
+	reach := func(instance int, schema string, to *string) {
+		addr, rerr := d.mysqlFrom(string(role), i, instance)
+		err = errors.Join(err, rerr)
+		*to = dsn(addr, schema)
+	}
+	switch role {
+	case system.Group:
+		reach(0, groupSchema, &cfg.GroupSQL.DSN)
+		for r := range cfg.GroupSQL.Replicas {
+			reach(r+1, groupSchema, &cfg.GroupSQL.Replicas[r].DSN)
+		}
+	case system.Inbox:
+		reach(0, inboxSchemaOf(i), &cfg.Inboxes[i].SQL.DSN)
+	}
+	if err != nil {
+		return nil, err
+	}
+	data, err := json.MarshalIndent(cfg, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("containers: topology file: %w", err)
+	}
+	return data, nil
+}
+
+// mysqlFrom returns where one instance reaches a MySQL.
+func (d *Deployment) mysqlFrom(role string, i, mysql int) (string, error) {
+	return d.routes.Addr(role, i, RoleMySQL, mysql, fmt.Sprintf("%s-%d:%s", RoleMySQL, mysql, portMySQL))
+}
+
+// describeWAN adds the container of the proxies, where there are any, to the
+// infrastructure, which is the first so many members.
+func (d *Deployment) describeWAN(infra int) error {
+	links := d.routes.Links()
+	if len(links) == 0 {
 		return nil
 	}
-	for _, role := range system.Roles() {
-		d.describeRole(role, data)
+	m := &member{d: d, role: RoleWAN, infra: true, image: d.images.role, ports: []string{portDebug}, user: nobody, env: environment(d.cfg.Env),
+		cmd: []string{"embedded", "wan", "--config", wanPath}}
+	data, err := json.MarshalIndent(wan.Config{Debug: m.host() + ":" + portDebug, Links: links}, "", "  ")
+	if err != nil {
+		return fmt.Errorf("containers: file of the proxies: %w", err)
 	}
+	m.files = map[string][]byte{wanPath: data}
+	m.probe = func(ctx context.Context) error {
+		return target.ProbeHTTP(ctx, d.http, "http://"+m.published[portDebug]+"/readyz")
+	}
+	d.members = slices.Insert(d.members, infra, m)
 	return nil
 }
 
@@ -72,7 +139,7 @@ func (d *Deployment) describeSystem() {
 	}
 	for i := range t.Inboxes {
 		s.Inboxes = append(s.Inboxes, system.InboxInstance{RPC: at(system.Inbox, i, portRPC), Debug: at(system.Inbox, i, portDebug),
-			SQL: system.SQL{Driver: "mysql", DSN: dsn("mysql-0:"+portMySQL, fmt.Sprintf("%s_%d", inboxSchema, i))}})
+			SQL: system.SQL{Driver: "mysql", DSN: dsn("mysql-0:"+portMySQL, inboxSchemaOf(i))}})
 	}
 	for i := range t.Pushes {
 		s.Pushes = append(s.Pushes, system.RPCInstance{RPC: at(system.Push, i, portRPC), Debug: at(system.Push, i, portDebug)})
@@ -89,30 +156,16 @@ func (d *Deployment) describeSystem() {
 	s.Provider = system.Provider{URL: "http://" + RoleProvider + "-0:" + portMain, DeadLetters: "/tmp"}
 	s.Key = d.cfg.Key.String()
 	s.Log, s.Settings, s.Plant = d.cfg.Log, d.cfg.Settings, d.cfg.Plant
-}
-
-func (d *Deployment) instances(r system.Role) int {
-	t := d.cfg.Topology
-	switch r {
-	case system.Gateway:
-		return t.Gateways
-	case system.Message:
-		return t.Messages
-	case system.Fanout:
-		return t.Fanouts
-	case system.Group:
-		return t.Groups
-	case system.Inbox:
-		return t.Inboxes
-	case system.Push:
-		return t.Pushes
-	}
-	return 0
+	d.cfg.Zones.Place(s)
 }
 
 // describeRole adds the containers of one role.
-func (d *Deployment) describeRole(role system.Role, topology []byte) {
-	for i := range d.instances(role) {
+func (d *Deployment) describeRole(role system.Role) error {
+	for i := range d.sys.Instances(role) {
+		topology, err := d.topologyOf(role, i)
+		if err != nil {
+			return err
+		}
 		m := &member{d: d, role: string(role), instance: i, image: d.images.role, user: nobody,
 			cmd:   []string{"chatd", string(role), "--topology", topologyPath, "--instance", fmt.Sprint(i)},
 			env:   environment(d.cfg.Env),
@@ -129,6 +182,7 @@ func (d *Deployment) describeRole(role system.Role, topology []byte) {
 		}
 		d.members = append(d.members, m)
 	}
+	return nil
 }
 
 func (d *Deployment) describeRedis() {

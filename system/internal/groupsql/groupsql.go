@@ -27,9 +27,10 @@ type Config struct {
 	// a DSN. All group instances of a deployment share it.
 	DSN string
 	// Replicas follow the primary, which DSN is, and are read from where the
-	// version that is needed is known; those in Zone, where this process is, first.
-	Replicas          []Replica
-	Zone, PrimaryZone string
+	// version that is needed is known; those nearest to At, where this process is,
+	// first.
+	Replicas      []Replica
+	At, PrimaryAt Place
 	// MaxLag is how far a replica may be behind and still be asked; default 5 s.
 	MaxLag  time.Duration
 	Metrics prometheus.Registerer // may be nil

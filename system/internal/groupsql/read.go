@@ -14,9 +14,12 @@ import (
 
 // Versions implements group.Store. Only the primary knows for certain what is
 // in force at an offset: the log does not say how new the answer must be.
-func (s *Store) Versions(ctx context.Context, id uint64, offset int64) (group.Versions, error) {
-	s.near.reads.WithLabelValues("primary").Inc()
-	return versions(ctx, s.db, id, offset)
+func (s *Store) Versions(ctx context.Context, id uint64, offset int64) (v group.Versions, err error) {
+	err = s.near.exact(ctx, func(ctx context.Context, db *sqlstore.DB) error {
+		v, err = versions(ctx, db, id, offset)
+		return err
+	})
+	return v, err
 }
 
 // Recent implements group.Store.

@@ -24,8 +24,23 @@ const (
 
 // Replica is a read-only copy of the primary, which follows it by itself.
 type Replica struct {
-	DSN  string // of the store's driver
-	Zone string
+	DSN string // of the store's driver
+	At  Place
+}
+
+// Place is where a process or a database is. Empty names are nowhere known.
+type Place struct{ Zone, Region string }
+
+// distance of another place: 0 in the same zone, 1 in the same region, else 2.
+// Who does not know where it is has nothing far away.
+func (p Place) distance(other Place) int {
+	switch {
+	case p.Zone == "" || p.Zone == other.Zone:
+		return 0
+	case p.Region != "" && p.Region == other.Region:
+		return 1
+	}
+	return 2
 }
 
 // replica is one of them. It is asked while it is well; watch alone finds out
@@ -44,10 +59,10 @@ type replicas struct {
 	primary *sqlstore.DB
 	maxLag  time.Duration
 	all     []*replica
-	// order is in which they are asked: those of this zone, then the others,
-	// unless the primary is nearer than these.
-	order            []*replica
-	reads, fallbacks *prometheus.CounterVec
+	// order is in which they are asked: the nearest first, none that is farther
+	// than the primary.
+	order                     []*replica
+	reads, seconds, fallbacks *prometheus.CounterVec
 
 	stop context.CancelFunc // ends watch
 	done sync.WaitGroup
@@ -71,6 +86,10 @@ func newReplicas(cfg Config, primary *sqlstore.DB) (*replicas, error) {
 		Help: "Reads of versions and members by who answered: primary, or the number of the replica."}, []string{"source"})); err != nil {
 		return nil, err
 	}
+	if rs.seconds, err = obs.Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "throng_group_read_seconds_total",
+		Help: "Time that reads of versions and members took who answered them, by the same."}, []string{"source"})); err != nil {
+		return nil, err
+	}
 	if rs.fallbacks, err = obs.Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "throng_group_read_fallbacks_total",
 		Help: "Reads that a replica could not answer, because it was behind or failed, and the next source was asked."}, []string{"reason"})); err != nil {
 		return nil, err
@@ -80,14 +99,11 @@ func newReplicas(cfg Config, primary *sqlstore.DB) (*replicas, error) {
 		rs.all = append(rs.all, &replica{name: name, lag: lag.WithLabelValues(name), seen: time.Now(),
 			cfg: sqlstore.Config{Driver: cfg.Driver, DSN: r.DSN, Name: "group_replica_" + name, Readers: replicaReaders, Metrics: cfg.Metrics}})
 	}
-	for i, r := range cfg.Replicas {
-		if r.Zone == cfg.Zone {
-			rs.order = append(rs.order, rs.all[i])
-		}
-	}
-	for i, r := range cfg.Replicas {
-		if r.Zone != cfg.Zone && (cfg.Zone == "" || cfg.PrimaryZone != cfg.Zone) {
-			rs.order = append(rs.order, rs.all[i])
+	for far := range cfg.At.distance(cfg.PrimaryAt) + 1 {
+		for i, r := range cfg.Replicas {
+			if cfg.At.distance(r.At) == far {
+				rs.order = append(rs.order, rs.all[i])
+			}
 		}
 	}
 	return rs, nil
@@ -202,6 +218,7 @@ func (rs *replicas) read(ctx context.Context, ask func(context.Context, *sqlstor
 		if !r.well.Load() {
 			continue
 		}
+		start := time.Now()
 		err := func() error {
 			ctx, cancel := context.WithTimeout(ctx, replicaTimeout)
 			defer cancel()
@@ -209,7 +226,7 @@ func (rs *replicas) read(ctx context.Context, ask func(context.Context, *sqlstor
 		}()
 		switch {
 		case err == nil:
-			rs.reads.WithLabelValues(r.name).Inc()
+			rs.answered(r.name, start)
 			return nil
 		case ctx.Err() != nil:
 			return err
@@ -220,6 +237,19 @@ func (rs *replicas) read(ctx context.Context, ask func(context.Context, *sqlstor
 			rs.fallbacks.WithLabelValues("failed").Inc()
 		}
 	}
-	rs.reads.WithLabelValues("primary").Inc()
-	return ask(ctx, rs.primary)
+	return rs.exact(ctx, ask)
+}
+
+// exact asks the primary.
+func (rs *replicas) exact(ctx context.Context, ask func(context.Context, *sqlstore.DB) error) error {
+	start := time.Now()
+	err := ask(ctx, rs.primary)
+	rs.answered("primary", start)
+	return err
+}
+
+// answered counts a read that began at start.
+func (rs *replicas) answered(source string, start time.Time) {
+	rs.reads.WithLabelValues(source).Inc()
+	rs.seconds.WithLabelValues(source).Add(time.Since(start).Seconds())
 }

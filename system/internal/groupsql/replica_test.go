@@ -144,18 +144,22 @@ func TestReplicaAwayAtTheStart(t *testing.T) {
 
 func TestNearestReplicaFirst(t *testing.T) {
 	for _, c := range []struct {
-		zone, primary string
-		want          []string // names of the replicas
+		at, primary Place
+		want        []string // names of the replicas
 	}{
-		{"b", "a", []string{"1", "0", "2"}},
-		{"c", "a", []string{"2", "0", "1"}},
-		{"a", "b", []string{"0", "1", "2"}},
-		{"z", "z", nil}, // the primary is nearer than all
-		{"a", "a", []string{"0"}},
-		{"", "", []string{"0", "1", "2"}},
+		{Place{Zone: "b"}, Place{Zone: "a"}, []string{"1", "0", "2"}},
+		{Place{Zone: "c"}, Place{Zone: "a"}, []string{"2", "0", "1"}},
+		{Place{Zone: "a"}, Place{Zone: "b"}, []string{"0", "1", "2"}},
+		{Place{Zone: "z"}, Place{Zone: "z"}, nil}, // the primary is nearer than all
+		{Place{Zone: "a"}, Place{Zone: "a"}, []string{"0"}},
+		{Place{}, Place{}, []string{"0", "1", "2"}},
+		{Place{}, Place{Zone: "a"}, []string{"0", "1", "2"}},
+		{Place{Zone: "d", Region: "eu"}, Place{Zone: "z", Region: "us"}, []string{"1", "0", "2"}},
+		{Place{Zone: "d", Region: "eu"}, Place{Zone: "z", Region: "eu"}, []string{"1"}},
+		{Place{Zone: "c", Region: "eu"}, Place{Zone: "z", Region: "us"}, []string{"2", "1", "0"}},
 	} {
-		rs, err := newReplicas(Config{Driver: sqlstore.SQLite, Zone: c.zone, PrimaryZone: c.primary,
-			Replicas: []Replica{{DSN: "0", Zone: "a"}, {DSN: "1", Zone: "b"}, {DSN: "2", Zone: "c"}}}, nil)
+		rs, err := newReplicas(Config{Driver: sqlstore.SQLite, At: c.at, PrimaryAt: c.primary,
+			Replicas: []Replica{{DSN: "0", At: Place{Zone: "a"}}, {DSN: "1", At: Place{Zone: "b", Region: "eu"}}, {DSN: "2", At: Place{Zone: "c"}}}}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -164,7 +168,7 @@ func TestNearestReplicaFirst(t *testing.T) {
 			got = append(got, r.name)
 		}
 		if !slices.Equal(got, c.want) {
-			t.Errorf("in zone %q, primary in %q: %v, want %v", c.zone, c.primary, got, c.want)
+			t.Errorf("at %+v, primary at %+v: %v, want %v", c.at, c.primary, got, c.want)
 		}
 	}
 }
