@@ -1,6 +1,8 @@
 package wire
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -49,24 +51,29 @@ type jwtClaims struct {
 	Admin  bool   `json:"adm,omitempty"`
 }
 
-// Sign returns a token, an HS256 JSON Web Token.
+// Sign returns a token, an HS256 JSON Web Token. It is made by hand: a load
+// generator signs one for each login, and the library needs twenty times as long.
 func (k Key) Sign(c Claims) (string, error) {
 	if len(k) < MinKeyBytes {
 		return "", fmt.Errorf("wire: sign: key has %d bytes, needs %d", len(k), MinKeyBytes)
 	}
-	t := jwt.NewWithClaims(jwt.SigningMethodHS256, jwtClaims{
-		RegisteredClaims: jwt.RegisteredClaims{
-			Subject:   strconv.FormatUint(c.User, 10),
-			ExpiresAt: jwt.NewNumericDate(c.Expires),
-		},
-		Device: c.Device,
-		Admin:  c.Admin,
-	})
-	s, err := t.SignedString([]byte(k))
-	if err != nil {
-		return "", fmt.Errorf("wire: sign: %w", err)
+	claims := append(make([]byte, 0, 96), `{"sub":"`...)
+	claims = strconv.AppendUint(claims, c.User, 10)
+	claims = append(claims, `","exp":`...)
+	claims = strconv.AppendInt(claims, c.Expires.Unix(), 10)
+	claims = append(claims, `,"dev":`...)
+	claims = strconv.AppendUint(claims, uint64(c.Device), 10)
+	if c.Admin {
+		claims = append(claims, `,"adm":true`...)
 	}
-	return s, nil
+	claims = append(claims, '}')
+	const header = `{"alg":"HS256","typ":"JWT"}`
+	b64 := base64.RawURLEncoding
+	token := b64.AppendEncode(make([]byte, 0, 256), []byte(header))
+	token = b64.AppendEncode(append(token, '.'), claims)
+	mac := hmac.New(sha256.New, k)
+	mac.Write(token)
+	return string(b64.AppendEncode(append(token, '.'), mac.Sum(nil))), nil
 }
 
 // Verify checks a token and returns its claims. It accepts HS256 alone, and no

@@ -15,9 +15,9 @@ const (
 	niceDefault   = 0
 )
 
-// gcPercent is the generator's GOGC: its heap is the state of its users, and
-// with less garbage beside it there is room for more of them.
-const gcPercent = 50
+// gcPercent is the generator's GOGC. Its heap is the state of its users, about
+// 1.5 KB for one who is online; collecting it more often was an eighth of its CPU.
+const gcPercent = 100
 
 // setNice sets the priority of all threads of this process; threads made later
 // inherit it, and so do child processes. Without the privilege nothing changes.

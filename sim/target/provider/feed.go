@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"time"
 )
 
 // reader is one reader of the feed.
@@ -48,6 +49,10 @@ func (r *reader) take() []Push {
 	return lines
 }
 
+// gather is how long lines wait for others: each has its own time, and a
+// write and a read for each of a thousand a second cost more than all else of them.
+const gather = 50 * time.Millisecond
+
 // feed writes answered pushes from now on. The header goes out at once: when
 // the reader has it, nothing later is missed.
 func (p *Provider) feed(w http.ResponseWriter, req *http.Request) {
@@ -72,6 +77,11 @@ func (p *Provider) feed(w http.ResponseWriter, req *http.Request) {
 		case <-req.Context().Done():
 			return
 		case <-r.wake:
+		}
+		select {
+		case <-req.Context().Done():
+			return
+		case <-time.After(gather):
 		}
 		for _, line := range r.take() {
 			if enc.Encode(line) != nil {
