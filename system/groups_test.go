@@ -3,6 +3,7 @@ package system_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -19,6 +20,27 @@ func TestGroups(t *testing.T) {
 	t.Run("create again", func(t *testing.T) { testCreateAgain(t, d.in2(t)) })
 	t.Run("administrators at once", func(t *testing.T) { testAdministrators(t, d.in2(t)) })
 	t.Run("removed", func(t *testing.T) { testRemoved(t, d.in2(t)) })
+	t.Run("nobody", func(t *testing.T) { testNobody(t, d.in2(t)) })
+}
+
+// testNobody: a user who is not provisioned cannot be a member, and can be as
+// soon as they are.
+func testNobody(t *testing.T, d *deployment) {
+	a := d.dial(31, 0)
+	a.awaitCurrent()
+	refused := func(res *wire.GroupResult) {
+		t.Helper()
+		if res.Code != wire.Code_CODE_NO_SUCH_USER || !strings.Contains(res.Detail, "[1031 1032]") {
+			t.Errorf("%v, want a refusal that names 1031 and 1032", res)
+		}
+	}
+	refused(a.ask(wire.GroupRequest_ACTION_CREATE, 0, []uint64{1032, 33, 1031}, named("of strangers")))
+	id := a.asked(wire.GroupRequest_ACTION_CREATE, 0, []uint64{32}, named("of friends")).Group
+	refused(a.ask(wire.GroupRequest_ACTION_ADD, id, []uint64{1031, 33, 1032}))
+	d.provisionTokens(map[uint64]string{1031: "", 1032: ""})
+	if info := a.asked(wire.GroupRequest_ACTION_ADD, id, []uint64{1031, 33, 1032}); info.Size != 5 {
+		t.Errorf("%v, want five members: nobody came with a refused request", info)
+	}
 }
 
 // ask makes a group request and waits for its answer. It asks again when the

@@ -28,6 +28,8 @@ func (s *Service) Act(ctx context.Context, act *rpc.GroupAct) (*wire.GroupResult
 		res.Code, res.Detail = no.code, no.detail
 	case errors.Is(err, ErrNoGroup):
 		res.Code = wire.Code_CODE_NO_SUCH_GROUP
+	case errors.Is(err, errNoUser):
+		res.Code, res.Detail = wire.Code_CODE_NO_SUCH_USER, err.Error()
 	case err != nil:
 		return nil, statusOf(err)
 	}
@@ -65,6 +67,11 @@ func (s *Service) act(ctx context.Context, act *rpc.GroupAct) (*wire.GroupInfo, 
 			info.Members = append(info.Members, &wire.GroupMember{User: m.User, Admin: m.Admin})
 		}
 		return info, nil
+	}
+	if req.Action == wire.GroupRequest_ACTION_CREATE || req.Action == wire.GroupRequest_ACTION_ADD {
+		if err := s.exist(ctx, req.Users); err != nil {
+			return nil, err
+		}
 	}
 	if req.Action == wire.GroupRequest_ACTION_CREATE {
 		if err := s.ensureTopics(ctx, id); err != nil {

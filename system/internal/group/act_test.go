@@ -5,9 +5,13 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"throng/system/internal/rpc"
 	"throng/system/placement"
@@ -43,6 +47,41 @@ func (in *instance) act(t testing.TB, user uint64, req *wire.GroupRequest) *wire
 		t.Fatalf("answer to request %d: %v", req.RequestId, res)
 	}
 	return res
+}
+
+// TestNobody: users who do not exist cannot be added, and are named.
+func TestNobody(t *testing.T) {
+	r := newRig(t)
+	in := r.one()
+	in.create(t, 7, 1, 2)
+	in.act(t, 1, request(1, 7, info)) // user 1 is the administrator
+	for name, req := range map[string]*wire.GroupRequest{
+		"add":    request(2, 7, add, 3, stranger+5, stranger),
+		"create": {RequestId: 3, Action: found, Users: []uint64{stranger, 2, stranger + 5}, Name: text("g")},
+	} {
+		res := in.act(t, 1, req)
+		if res.Code != wire.Code_CODE_NO_SUCH_USER || !strings.Contains(res.Detail, "[1000000 1000005]") {
+			t.Errorf("%s: %v", name, res)
+		}
+	}
+	if got := fmt.Sprint(in.roster(t, 1, 7)); got != "[-1 2]" && got != "[1 2]" {
+		t.Errorf("members %s after two refused requests", got)
+	}
+	_, err := in.GroupClient.Change(t.Context(), &wire.MembershipChange{Group: 7, Add: []uint64{stranger}})
+	if status.Code(err) != codes.NotFound || !strings.Contains(err.Error(), "no such user") {
+		t.Errorf("change: %v", err)
+	}
+	// Where it cannot be told, nothing is changed and the client may ask again.
+	for _, f := range r.inboxes {
+		f.away.Store(true)
+	}
+	if _, err := in.GroupClient.Change(t.Context(), &wire.MembershipChange{Group: 7, Add: []uint64{3}}); status.Code(err) != codes.Unavailable {
+		t.Errorf("change with the inboxes away: %v", err)
+	}
+	for _, f := range r.inboxes {
+		f.away.Store(false)
+	}
+	in.change(t, 7, []uint64{3}, nil)
 }
 
 // members of a group as one of them sees them: admins have a negative sign.

@@ -37,6 +37,9 @@ func (s *Service) change(ctx context.Context, req *wire.MembershipChange) (*wire
 		defer cancel()
 		return s.peers[owner].Change(ctx, req)
 	}
+	if err := s.exist(ctx, req.Add); err != nil {
+		return nil, err
+	}
 	_, p, err := s.edit(ctx, req.Group, Request{}, func(before *State) (*wire.GroupChange, error) {
 		return decideMembers(before, req.Add, req.Remove)
 	})

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,6 +15,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"throng/system/internal/group"
 	"throng/system/internal/groupcache"
@@ -97,6 +100,7 @@ type fakeInbox struct {
 	rpc.UnimplementedInboxServer
 	mu    sync.Mutex
 	users map[uint64]int
+	away  atomic.Bool // looks nobody up
 }
 
 func (f *fakeInbox) Provision(_ context.Context, req *rpc.ProvisionUsersRequest) (*rpc.ProvisionUsersResponse, error) {
@@ -107,6 +111,16 @@ func (f *fakeInbox) Provision(_ context.Context, req *rpc.ProvisionUsersRequest)
 	}
 	return &rpc.ProvisionUsersResponse{Users: uint64(len(req.Users))}, nil
 }
+
+// Unknown says that users from stranger on do not exist.
+func (f *fakeInbox) Unknown(_ context.Context, req *rpc.Users) (*rpc.Users, error) {
+	if f.away.Load() {
+		return nil, status.Error(codes.Unavailable, "away")
+	}
+	return &rpc.Users{Users: slices.DeleteFunc(slices.Clone(req.Users), func(u uint64) bool { return u < stranger })}, nil
+}
+
+const stranger = 1_000_000
 
 func (f *fakeInbox) count() int {
 	f.mu.Lock()

@@ -2,7 +2,9 @@ package group
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -22,10 +24,17 @@ const (
 	// createGroups and createMembers bound one transaction.
 	createGroups  = 1000
 	createMembers = 20000
+	// lookupTimeout bounds the look-up of the users that a change names.
+	lookupTimeout = 5 * time.Second
+	// maxNamed bounds the unknown users that an error names.
+	maxNamed = 10
 )
 
+var errNoUser = errors.New("group: no such user")
+
 // provision registers users with the inbox instances that own them and creates
-// groups. The counts are of what was asked for, new or not.
+// groups. The counts are of what was asked for, new or not. Users and groups of
+// an import come in any order, so that members need not exist yet.
 func (s *Service) provision(ctx context.Context, p *wire.Provision) (*wire.ProvisionResult, error) {
 	groups, err := newGroups(p.Groups)
 	if err != nil {
@@ -119,4 +128,45 @@ func (s *Service) provisionUsers(ctx context.Context, inbox int, users []*wire.P
 		users = users[n:]
 	}
 	return nil
+}
+
+// exist returns nil when all users are provisioned, else an errNoUser that
+// names those that are not. Nobody can be removed from the directory, so that an
+// answer stays right while the change is made.
+func (s *Service) exist(ctx context.Context, users []uint64) error {
+	byInbox := make([][]uint64, len(s.inboxes))
+	for _, u := range users {
+		i := placement.UserInboxInstance(u, len(s.inboxes))
+		byInbox[i] = append(byInbox[i], u)
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	unknown := make([][]uint64, len(s.inboxes))
+	work, ctx := errgroup.WithContext(ctx)
+	for i, users := range byInbox {
+		if len(users) == 0 {
+			continue
+		}
+		work.Go(func() error {
+			res, err := s.inboxes[i].Unknown(ctx, &rpc.Users{Users: users})
+			if err != nil {
+				return fmt.Errorf("group: look up %d users at inbox %d: %w", len(users), i, err)
+			}
+			unknown[i] = res.Users
+			return nil
+		})
+	}
+	if err := work.Wait(); err != nil {
+		return err
+	}
+	all := slices.Concat(unknown...)
+	if len(all) == 0 {
+		return nil
+	}
+	slices.Sort(all)
+	more := ""
+	if n := len(all) - maxNamed; n > 0 {
+		all, more = all[:maxNamed], fmt.Sprintf(" and %d more", n)
+	}
+	return fmt.Errorf("%w: %v%s", errNoUser, all, more)
 }

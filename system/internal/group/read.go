@@ -215,7 +215,7 @@ func (s *Service) Applied(ctx context.Context, req *rpc.AppliedRequest) (*rpc.Ap
 // statusOf gives an error its gRPC code.
 func statusOf(err error) error {
 	switch {
-	case errors.Is(err, ErrNoGroup):
+	case errors.Is(err, ErrNoGroup), errors.Is(err, errNoUser):
 		return status.Error(codes.NotFound, err.Error())
 	case errors.Is(err, ErrTooMany):
 		return status.Error(codes.FailedPrecondition, err.Error())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"throng/system/internal/rpc"
@@ -53,10 +54,14 @@ type message struct {
 	receipts []*rpc.ReceiptUpdate
 
 	register []Registration
-	done     chan<- error // told when the registration is durable
+	ask      *unknown     // users to look up
+	done     chan<- error // told when the registration is durable, or ask has its answer
 
 	pushed []pushResult
 }
+
+// unknown asks which users do not exist. The answer takes their place.
+type unknown struct{ users []uint64 }
 
 type pushResult struct {
 	ref     uint64
@@ -287,6 +292,9 @@ func (l *loop) decide(ctx context.Context, now time.Time, ticked bool) error {
 			for _, p := range m.privacy {
 				l.want(p.User)
 			}
+			if m.ask != nil {
+				l.want(m.ask.users...)
+			}
 		}
 	}
 	for i := range scanned {
@@ -337,6 +345,9 @@ func (l *loop) feed(m *message, epoch uint64) {
 		return // from a stream that has been cut: its caller sends it again
 	}
 	l.core.Provision(m.register)
+	if m.ask != nil {
+		m.ask.users = slices.DeleteFunc(m.ask.users, func(u uint64) bool { return l.core.touch(u).exists })
+	}
 	for _, it := range m.items {
 		l.core.Append(it)
 	}

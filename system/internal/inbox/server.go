@@ -266,28 +266,75 @@ func (s server) Provision(ctx context.Context, req *rpc.ProvisionUsersRequest) (
 			split[l.n] = append(split[l.n], Registration{Key: Key{u.User, d.Device}, Token: d.PushToken})
 		}
 	}
-	done := make(chan error, len(split))
-	n := 0
+	var work []task
 	for l, regs := range split {
-		if len(regs) == 0 {
-			continue
+		if len(regs) > 0 {
+			work = append(work, task{l, message{epoch: epoch, register: regs}})
 		}
-		if err := s.in.loops[l].post(ctx, message{epoch: epoch, register: regs, done: done}); err != nil {
-			return nil, status.FromContextError(err).Err()
-		}
-		n++
 	}
-	for range n {
+	if err := s.in.await(ctx, work); err != nil {
+		return nil, err
+	}
+	return &rpc.ProvisionUsersResponse{Users: uint64(len(req.Users))}, nil
+}
+
+// Unknown implements rpc.InboxServer.
+func (s server) Unknown(ctx context.Context, req *rpc.Users) (*rpc.Users, error) {
+	if err := s.in.Ready(); err != nil {
+		return nil, status.Error(codes.Unavailable, err.Error())
+	}
+	asks := make([]unknown, len(s.in.loops))
+	for _, u := range req.Users {
+		l := s.in.loopOf(u)
+		if l == nil {
+			return nil, errMisrouted(u)
+		}
+		asks[l.n].users = append(asks[l.n].users, u)
+	}
+	epoch := s.in.currentEpoch()
+	var work []task
+	for l := range asks {
+		if len(asks[l].users) > 0 {
+			work = append(work, task{l, message{epoch: epoch, ask: &asks[l]}})
+		}
+	}
+	if err := s.in.await(ctx, work); err != nil {
+		return nil, err
+	}
+	res := &rpc.Users{}
+	for _, a := range asks {
+		res.Users = append(res.Users, a.users...)
+	}
+	return res, nil
+}
+
+// task is a message for a loop.
+type task struct {
+	loop int
+	m    message
+}
+
+// await gives messages to their loops and waits until each is done. The error
+// is a status.
+func (in *Inbox) await(ctx context.Context, work []task) error {
+	done := make(chan error, len(work))
+	for _, t := range work {
+		t.m.done = done
+		if err := in.loops[t.loop].post(ctx, t.m); err != nil {
+			return status.FromContextError(err).Err()
+		}
+	}
+	for range work {
 		select {
 		case err := <-done:
 			if err != nil {
-				return nil, status.Error(codes.Unavailable, err.Error())
+				return status.Error(codes.Unavailable, err.Error())
 			}
 		case <-ctx.Done():
-			return nil, status.FromContextError(ctx.Err()).Err()
+			return status.FromContextError(ctx.Err()).Err()
 		}
 	}
-	return &rpc.ProvisionUsersResponse{Users: uint64(len(req.Users))}, nil
+	return nil
 }
 
 // receiptsServer is the Receipts service.

@@ -163,6 +163,7 @@ func (g *gateway) receive() {
 			if err := f.UnmarshalVT(o.Frame); err != nil {
 				g.t.Error(err)
 			}
+			f.CollectStamps()
 			for _, c := range o.Conns {
 				g.frames[c] = append(g.frames[c], f)
 				if o.Stamped {

@@ -618,6 +618,50 @@ func (x *Membership) GetAtMs() int64 {
 	return 0
 }
 
+type Users struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Users         []uint64               `protobuf:"fixed64,1,rep,packed,name=users,proto3" json:"users,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Users) Reset() {
+	*x = Users{}
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Users) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Users) ProtoMessage() {}
+
+func (x *Users) ProtoReflect() protoreflect.Message {
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Users.ProtoReflect.Descriptor instead.
+func (*Users) Descriptor() ([]byte, []int) {
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Users) GetUsers() []uint64 {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
 type AppendBatch struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Items         []*AppendItem          `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
@@ -627,7 +671,7 @@ type AppendBatch struct {
 
 func (x *AppendBatch) Reset() {
 	*x = AppendBatch{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[7]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -639,7 +683,7 @@ func (x *AppendBatch) String() string {
 func (*AppendBatch) ProtoMessage() {}
 
 func (x *AppendBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[7]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -652,7 +696,7 @@ func (x *AppendBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendBatch.ProtoReflect.Descriptor instead.
 func (*AppendBatch) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{7}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *AppendBatch) GetItems() []*AppendItem {
@@ -678,7 +722,7 @@ type AppendItem struct {
 
 func (x *AppendItem) Reset() {
 	*x = AppendItem{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[8]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -690,7 +734,7 @@ func (x *AppendItem) String() string {
 func (*AppendItem) ProtoMessage() {}
 
 func (x *AppendItem) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[8]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -703,7 +747,7 @@ func (x *AppendItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendItem.ProtoReflect.Descriptor instead.
 func (*AppendItem) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{8}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *AppendItem) GetRef() uint64 {
@@ -743,7 +787,7 @@ type AppendResultBatch struct {
 
 func (x *AppendResultBatch) Reset() {
 	*x = AppendResultBatch{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[9]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -755,7 +799,7 @@ func (x *AppendResultBatch) String() string {
 func (*AppendResultBatch) ProtoMessage() {}
 
 func (x *AppendResultBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[9]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -768,7 +812,7 @@ func (x *AppendResultBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendResultBatch.ProtoReflect.Descriptor instead.
 func (*AppendResultBatch) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{9}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AppendResultBatch) GetItems() []*AppendResult {
@@ -791,7 +835,7 @@ type AppendResult struct {
 
 func (x *AppendResult) Reset() {
 	*x = AppendResult{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[10]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -803,7 +847,7 @@ func (x *AppendResult) String() string {
 func (*AppendResult) ProtoMessage() {}
 
 func (x *AppendResult) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[10]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -816,7 +860,7 @@ func (x *AppendResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendResult.ProtoReflect.Descriptor instead.
 func (*AppendResult) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{10}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AppendResult) GetRef() uint64 {
@@ -864,7 +908,7 @@ type GatewayBatch struct {
 
 func (x *GatewayBatch) Reset() {
 	*x = GatewayBatch{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[11]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -876,7 +920,7 @@ func (x *GatewayBatch) String() string {
 func (*GatewayBatch) ProtoMessage() {}
 
 func (x *GatewayBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[11]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -889,7 +933,7 @@ func (x *GatewayBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewayBatch.ProtoReflect.Descriptor instead.
 func (*GatewayBatch) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{11}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GatewayBatch) GetHello() *GatewayHello {
@@ -954,7 +998,7 @@ type ReceiptsQuery struct {
 
 func (x *ReceiptsQuery) Reset() {
 	*x = ReceiptsQuery{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[12]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -966,7 +1010,7 @@ func (x *ReceiptsQuery) String() string {
 func (*ReceiptsQuery) ProtoMessage() {}
 
 func (x *ReceiptsQuery) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[12]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -979,7 +1023,7 @@ func (x *ReceiptsQuery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiptsQuery.ProtoReflect.Descriptor instead.
 func (*ReceiptsQuery) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{12}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ReceiptsQuery) GetConn() uint64 {
@@ -1013,7 +1057,7 @@ type PrivacyUpdate struct {
 
 func (x *PrivacyUpdate) Reset() {
 	*x = PrivacyUpdate{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[13]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1025,7 +1069,7 @@ func (x *PrivacyUpdate) String() string {
 func (*PrivacyUpdate) ProtoMessage() {}
 
 func (x *PrivacyUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[13]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1038,7 +1082,7 @@ func (x *PrivacyUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrivacyUpdate.ProtoReflect.Descriptor instead.
 func (*PrivacyUpdate) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{13}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PrivacyUpdate) GetUser() uint64 {
@@ -1065,7 +1109,7 @@ type GatewayHello struct {
 
 func (x *GatewayHello) Reset() {
 	*x = GatewayHello{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[14]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1077,7 +1121,7 @@ func (x *GatewayHello) String() string {
 func (*GatewayHello) ProtoMessage() {}
 
 func (x *GatewayHello) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[14]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1090,7 +1134,7 @@ func (x *GatewayHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewayHello.ProtoReflect.Descriptor instead.
 func (*GatewayHello) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{14}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GatewayHello) GetGateway() string {
@@ -1124,7 +1168,7 @@ type SessionOpen struct {
 
 func (x *SessionOpen) Reset() {
 	*x = SessionOpen{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[15]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1136,7 +1180,7 @@ func (x *SessionOpen) String() string {
 func (*SessionOpen) ProtoMessage() {}
 
 func (x *SessionOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[15]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1149,7 +1193,7 @@ func (x *SessionOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionOpen.ProtoReflect.Descriptor instead.
 func (*SessionOpen) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{15}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SessionOpen) GetUser() uint64 {
@@ -1199,7 +1243,7 @@ type SessionAck struct {
 
 func (x *SessionAck) Reset() {
 	*x = SessionAck{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[16]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1211,7 +1255,7 @@ func (x *SessionAck) String() string {
 func (*SessionAck) ProtoMessage() {}
 
 func (x *SessionAck) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[16]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1224,7 +1268,7 @@ func (x *SessionAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionAck.ProtoReflect.Descriptor instead.
 func (*SessionAck) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{16}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SessionAck) GetConn() uint64 {
@@ -1258,7 +1302,7 @@ type SessionClose struct {
 
 func (x *SessionClose) Reset() {
 	*x = SessionClose{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[17]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1270,7 +1314,7 @@ func (x *SessionClose) String() string {
 func (*SessionClose) ProtoMessage() {}
 
 func (x *SessionClose) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[17]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1283,7 +1327,7 @@ func (x *SessionClose) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionClose.ProtoReflect.Descriptor instead.
 func (*SessionClose) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{17}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SessionClose) GetConn() uint64 {
@@ -1315,7 +1359,7 @@ type ReceiptUpdate struct {
 
 func (x *ReceiptUpdate) Reset() {
 	*x = ReceiptUpdate{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[18]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1327,7 +1371,7 @@ func (x *ReceiptUpdate) String() string {
 func (*ReceiptUpdate) ProtoMessage() {}
 
 func (x *ReceiptUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[18]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1340,7 +1384,7 @@ func (x *ReceiptUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiptUpdate.ProtoReflect.Descriptor instead.
 func (*ReceiptUpdate) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{18}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ReceiptUpdate) GetTo() uint64 {
@@ -1398,7 +1442,7 @@ type SessionOpened struct {
 
 func (x *SessionOpened) Reset() {
 	*x = SessionOpened{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[19]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1410,7 +1454,7 @@ func (x *SessionOpened) String() string {
 func (*SessionOpened) ProtoMessage() {}
 
 func (x *SessionOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[19]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1423,7 +1467,7 @@ func (x *SessionOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionOpened.ProtoReflect.Descriptor instead.
 func (*SessionOpened) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{19}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SessionOpened) GetConn() uint64 {
@@ -1462,7 +1506,7 @@ type OwnerBatch struct {
 
 func (x *OwnerBatch) Reset() {
 	*x = OwnerBatch{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[20]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1474,7 +1518,7 @@ func (x *OwnerBatch) String() string {
 func (*OwnerBatch) ProtoMessage() {}
 
 func (x *OwnerBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[20]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1487,7 +1531,7 @@ func (x *OwnerBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnerBatch.ProtoReflect.Descriptor instead.
 func (*OwnerBatch) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{20}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *OwnerBatch) GetIncarnation() uint64 {
@@ -1534,7 +1578,7 @@ type Outbound struct {
 
 func (x *Outbound) Reset() {
 	*x = Outbound{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[21]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1546,7 +1590,7 @@ func (x *Outbound) String() string {
 func (*Outbound) ProtoMessage() {}
 
 func (x *Outbound) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[21]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1559,7 +1603,7 @@ func (x *Outbound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outbound.ProtoReflect.Descriptor instead.
 func (*Outbound) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{21}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Outbound) GetFrame() []byte {
@@ -1600,7 +1644,7 @@ type Kick struct {
 
 func (x *Kick) Reset() {
 	*x = Kick{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[22]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1612,7 +1656,7 @@ func (x *Kick) String() string {
 func (*Kick) ProtoMessage() {}
 
 func (x *Kick) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[22]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1625,7 +1669,7 @@ func (x *Kick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kick.ProtoReflect.Descriptor instead.
 func (*Kick) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{22}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Kick) GetConn() uint64 {
@@ -1651,7 +1695,7 @@ type ProvisionUsersRequest struct {
 
 func (x *ProvisionUsersRequest) Reset() {
 	*x = ProvisionUsersRequest{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[23]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1663,7 +1707,7 @@ func (x *ProvisionUsersRequest) String() string {
 func (*ProvisionUsersRequest) ProtoMessage() {}
 
 func (x *ProvisionUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[23]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1676,7 +1720,7 @@ func (x *ProvisionUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProvisionUsersRequest.ProtoReflect.Descriptor instead.
 func (*ProvisionUsersRequest) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{23}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ProvisionUsersRequest) GetUsers() []*wire.ProvisionUser {
@@ -1695,7 +1739,7 @@ type ProvisionUsersResponse struct {
 
 func (x *ProvisionUsersResponse) Reset() {
 	*x = ProvisionUsersResponse{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[24]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1707,7 +1751,7 @@ func (x *ProvisionUsersResponse) String() string {
 func (*ProvisionUsersResponse) ProtoMessage() {}
 
 func (x *ProvisionUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[24]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1720,7 +1764,7 @@ func (x *ProvisionUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProvisionUsersResponse.ProtoReflect.Descriptor instead.
 func (*ProvisionUsersResponse) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{24}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ProvisionUsersResponse) GetUsers() uint64 {
@@ -1739,7 +1783,7 @@ type ReceiptBatch struct {
 
 func (x *ReceiptBatch) Reset() {
 	*x = ReceiptBatch{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[25]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1751,7 +1795,7 @@ func (x *ReceiptBatch) String() string {
 func (*ReceiptBatch) ProtoMessage() {}
 
 func (x *ReceiptBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[25]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1764,7 +1808,7 @@ func (x *ReceiptBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiptBatch.ProtoReflect.Descriptor instead.
 func (*ReceiptBatch) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{25}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ReceiptBatch) GetItems() []*ReceiptUpdate {
@@ -1782,7 +1826,7 @@ type ReceiptDone struct {
 
 func (x *ReceiptDone) Reset() {
 	*x = ReceiptDone{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[26]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1794,7 +1838,7 @@ func (x *ReceiptDone) String() string {
 func (*ReceiptDone) ProtoMessage() {}
 
 func (x *ReceiptDone) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[26]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1807,7 +1851,7 @@ func (x *ReceiptDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiptDone.ProtoReflect.Descriptor instead.
 func (*ReceiptDone) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{26}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{27}
 }
 
 type PushBatch struct {
@@ -1822,7 +1866,7 @@ type PushBatch struct {
 
 func (x *PushBatch) Reset() {
 	*x = PushBatch{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[27]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1834,7 +1878,7 @@ func (x *PushBatch) String() string {
 func (*PushBatch) ProtoMessage() {}
 
 func (x *PushBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[27]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1847,7 +1891,7 @@ func (x *PushBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushBatch.ProtoReflect.Descriptor instead.
 func (*PushBatch) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{27}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PushBatch) GetItems() []*PushRequest {
@@ -1880,7 +1924,7 @@ type PushRequest struct {
 
 func (x *PushRequest) Reset() {
 	*x = PushRequest{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[28]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1892,7 +1936,7 @@ func (x *PushRequest) String() string {
 func (*PushRequest) ProtoMessage() {}
 
 func (x *PushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[28]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1905,7 +1949,7 @@ func (x *PushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushRequest.ProtoReflect.Descriptor instead.
 func (*PushRequest) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{28}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PushRequest) GetRef() uint64 {
@@ -1966,7 +2010,7 @@ type PushResultBatch struct {
 
 func (x *PushResultBatch) Reset() {
 	*x = PushResultBatch{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[29]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1978,7 +2022,7 @@ func (x *PushResultBatch) String() string {
 func (*PushResultBatch) ProtoMessage() {}
 
 func (x *PushResultBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[29]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1991,7 +2035,7 @@ func (x *PushResultBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushResultBatch.ProtoReflect.Descriptor instead.
 func (*PushResultBatch) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{29}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PushResultBatch) GetItems() []*PushResult {
@@ -2011,7 +2055,7 @@ type PushResult struct {
 
 func (x *PushResult) Reset() {
 	*x = PushResult{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[30]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2023,7 +2067,7 @@ func (x *PushResult) String() string {
 func (*PushResult) ProtoMessage() {}
 
 func (x *PushResult) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[30]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2036,7 +2080,7 @@ func (x *PushResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushResult.ProtoReflect.Descriptor instead.
 func (*PushResult) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{30}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PushResult) GetRef() uint64 {
@@ -2064,7 +2108,7 @@ type GroupAct struct {
 
 func (x *GroupAct) Reset() {
 	*x = GroupAct{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[31]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2076,7 +2120,7 @@ func (x *GroupAct) String() string {
 func (*GroupAct) ProtoMessage() {}
 
 func (x *GroupAct) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[31]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2089,7 +2133,7 @@ func (x *GroupAct) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupAct.ProtoReflect.Descriptor instead.
 func (*GroupAct) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{31}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *GroupAct) GetUser() uint64 {
@@ -2123,7 +2167,7 @@ type CheckRequest struct {
 
 func (x *CheckRequest) Reset() {
 	*x = CheckRequest{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[32]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2135,7 +2179,7 @@ func (x *CheckRequest) String() string {
 func (*CheckRequest) ProtoMessage() {}
 
 func (x *CheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[32]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2148,7 +2192,7 @@ func (x *CheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
 func (*CheckRequest) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{32}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CheckRequest) GetGroups() []uint64 {
@@ -2174,7 +2218,7 @@ type CheckResponse struct {
 
 func (x *CheckResponse) Reset() {
 	*x = CheckResponse{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[33]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2186,7 +2230,7 @@ func (x *CheckResponse) String() string {
 func (*CheckResponse) ProtoMessage() {}
 
 func (x *CheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[33]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2199,7 +2243,7 @@ func (x *CheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
 func (*CheckResponse) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{33}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CheckResponse) GetCodes() []wire.Code {
@@ -2221,7 +2265,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[34]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2233,7 +2277,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[34]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2246,7 +2290,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{34}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *MembersRequest) GetGroup() uint64 {
@@ -2280,7 +2324,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[35]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2292,7 +2336,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[35]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2305,7 +2349,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{35}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *MembersResponse) GetVersion() uint64 {
@@ -2333,7 +2377,7 @@ type AppliedRequest struct {
 
 func (x *AppliedRequest) Reset() {
 	*x = AppliedRequest{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[36]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2345,7 +2389,7 @@ func (x *AppliedRequest) String() string {
 func (*AppliedRequest) ProtoMessage() {}
 
 func (x *AppliedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[36]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2358,7 +2402,7 @@ func (x *AppliedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppliedRequest.ProtoReflect.Descriptor instead.
 func (*AppliedRequest) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{36}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AppliedRequest) GetGroup() uint64 {
@@ -2390,7 +2434,7 @@ type AppliedResponse struct {
 
 func (x *AppliedResponse) Reset() {
 	*x = AppliedResponse{}
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[37]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2402,7 +2446,7 @@ func (x *AppliedResponse) String() string {
 func (*AppliedResponse) ProtoMessage() {}
 
 func (x *AppliedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_system_internal_rpc_rpc_proto_msgTypes[37]
+	mi := &file_system_internal_rpc_rpc_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2415,7 +2459,7 @@ func (x *AppliedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppliedResponse.ProtoReflect.Descriptor instead.
 func (*AppliedResponse) Descriptor() ([]byte, []int) {
-	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{37}
+	return file_system_internal_rpc_rpc_proto_rawDescGZIP(), []int{38}
 }
 
 var File_system_internal_rpc_rpc_proto protoreflect.FileDescriptor
@@ -2471,7 +2515,9 @@ const file_system_internal_rpc_rpc_proto_rawDesc = "" +
 	"\x03add\x18\x03 \x03(\x06R\x03add\x12\x16\n" +
 	"\x06remove\x18\x04 \x03(\x06R\x06remove\x12.\n" +
 	"\x06change\x18\x05 \x01(\v2\x16.throng.v1.GroupChangeR\x06change\x12\x13\n" +
-	"\x05at_ms\x18\x06 \x01(\x03R\x04atMs\";\n" +
+	"\x05at_ms\x18\x06 \x01(\x03R\x04atMs\"\x1d\n" +
+	"\x05Users\x12\x14\n" +
+	"\x05users\x18\x01 \x03(\x06R\x05users\";\n" +
 	"\vAppendBatch\x12,\n" +
 	"\x05items\x18\x01 \x03(\v2\x16.throng.rpc.AppendItemR\x05items\"\x84\x01\n" +
 	"\n" +
@@ -2600,11 +2646,12 @@ const file_system_internal_rpc_rpc_proto_rawDesc = "" +
 	"\x18PUSH_OUTCOME_DEAD_LETTER\x10\x03\x12\x1a\n" +
 	"\x16PUSH_OUTCOME_CANCELLED\x10\x042O\n" +
 	"\aMessage\x12D\n" +
-	"\x06Submit\x12\x17.throng.rpc.SubmitBatch\x1a\x1d.throng.rpc.SubmitResultBatch(\x010\x012\xe3\x01\n" +
+	"\x06Submit\x12\x17.throng.rpc.SubmitBatch\x1a\x1d.throng.rpc.SubmitResultBatch(\x010\x012\x94\x02\n" +
 	"\x05Inbox\x12D\n" +
 	"\x06Append\x12\x17.throng.rpc.AppendBatch\x1a\x1d.throng.rpc.AppendResultBatch(\x010\x01\x12@\n" +
 	"\bSessions\x12\x18.throng.rpc.GatewayBatch\x1a\x16.throng.rpc.OwnerBatch(\x010\x01\x12R\n" +
-	"\tProvision\x12!.throng.rpc.ProvisionUsersRequest\x1a\".throng.rpc.ProvisionUsersResponse2J\n" +
+	"\tProvision\x12!.throng.rpc.ProvisionUsersRequest\x1a\".throng.rpc.ProvisionUsersResponse\x12/\n" +
+	"\aUnknown\x12\x11.throng.rpc.Users\x1a\x11.throng.rpc.Users2J\n" +
 	"\bReceipts\x12>\n" +
 	"\aForward\x12\x18.throng.rpc.ReceiptBatch\x1a\x17.throng.rpc.ReceiptDone(\x012H\n" +
 	"\x04Push\x12@\n" +
@@ -2630,7 +2677,7 @@ func file_system_internal_rpc_rpc_proto_rawDescGZIP() []byte {
 }
 
 var file_system_internal_rpc_rpc_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_system_internal_rpc_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_system_internal_rpc_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_system_internal_rpc_rpc_proto_goTypes = []any{
 	(PushOutcome)(0),               // 0: throng.rpc.PushOutcome
 	(*SubmitBatch)(nil),            // 1: throng.rpc.SubmitBatch
@@ -2640,116 +2687,119 @@ var file_system_internal_rpc_rpc_proto_goTypes = []any{
 	(*Envelope)(nil),               // 5: throng.rpc.Envelope
 	(*GroupRecord)(nil),            // 6: throng.rpc.GroupRecord
 	(*Membership)(nil),             // 7: throng.rpc.Membership
-	(*AppendBatch)(nil),            // 8: throng.rpc.AppendBatch
-	(*AppendItem)(nil),             // 9: throng.rpc.AppendItem
-	(*AppendResultBatch)(nil),      // 10: throng.rpc.AppendResultBatch
-	(*AppendResult)(nil),           // 11: throng.rpc.AppendResult
-	(*GatewayBatch)(nil),           // 12: throng.rpc.GatewayBatch
-	(*ReceiptsQuery)(nil),          // 13: throng.rpc.ReceiptsQuery
-	(*PrivacyUpdate)(nil),          // 14: throng.rpc.PrivacyUpdate
-	(*GatewayHello)(nil),           // 15: throng.rpc.GatewayHello
-	(*SessionOpen)(nil),            // 16: throng.rpc.SessionOpen
-	(*SessionAck)(nil),             // 17: throng.rpc.SessionAck
-	(*SessionClose)(nil),           // 18: throng.rpc.SessionClose
-	(*ReceiptUpdate)(nil),          // 19: throng.rpc.ReceiptUpdate
-	(*SessionOpened)(nil),          // 20: throng.rpc.SessionOpened
-	(*OwnerBatch)(nil),             // 21: throng.rpc.OwnerBatch
-	(*Outbound)(nil),               // 22: throng.rpc.Outbound
-	(*Kick)(nil),                   // 23: throng.rpc.Kick
-	(*ProvisionUsersRequest)(nil),  // 24: throng.rpc.ProvisionUsersRequest
-	(*ProvisionUsersResponse)(nil), // 25: throng.rpc.ProvisionUsersResponse
-	(*ReceiptBatch)(nil),           // 26: throng.rpc.ReceiptBatch
-	(*ReceiptDone)(nil),            // 27: throng.rpc.ReceiptDone
-	(*PushBatch)(nil),              // 28: throng.rpc.PushBatch
-	(*PushRequest)(nil),            // 29: throng.rpc.PushRequest
-	(*PushResultBatch)(nil),        // 30: throng.rpc.PushResultBatch
-	(*PushResult)(nil),             // 31: throng.rpc.PushResult
-	(*GroupAct)(nil),               // 32: throng.rpc.GroupAct
-	(*CheckRequest)(nil),           // 33: throng.rpc.CheckRequest
-	(*CheckResponse)(nil),          // 34: throng.rpc.CheckResponse
-	(*MembersRequest)(nil),         // 35: throng.rpc.MembersRequest
-	(*MembersResponse)(nil),        // 36: throng.rpc.MembersResponse
-	(*AppliedRequest)(nil),         // 37: throng.rpc.AppliedRequest
-	(*AppliedResponse)(nil),        // 38: throng.rpc.AppliedResponse
-	(*wire.Send)(nil),              // 39: throng.v1.Send
-	(*wire.Sent)(nil),              // 40: throng.v1.Sent
-	(*wire.Error)(nil),             // 41: throng.v1.Error
-	(wire.Kind)(0),                 // 42: throng.v1.Kind
-	(*wire.GroupChange)(nil),       // 43: throng.v1.GroupChange
-	(*wire.Stamps)(nil),            // 44: throng.v1.Stamps
-	(wire.Code)(0),                 // 45: throng.v1.Code
-	(*wire.ReceiptsRequest)(nil),   // 46: throng.v1.ReceiptsRequest
-	(*wire.Privacy)(nil),           // 47: throng.v1.Privacy
-	(*wire.ProvisionUser)(nil),     // 48: throng.v1.ProvisionUser
-	(*wire.GroupRequest)(nil),      // 49: throng.v1.GroupRequest
-	(*wire.MembershipChange)(nil),  // 50: throng.v1.MembershipChange
-	(*wire.Provision)(nil),         // 51: throng.v1.Provision
-	(*wire.MembershipResult)(nil),  // 52: throng.v1.MembershipResult
-	(*wire.ProvisionResult)(nil),   // 53: throng.v1.ProvisionResult
-	(*wire.GroupResult)(nil),       // 54: throng.v1.GroupResult
+	(*Users)(nil),                  // 8: throng.rpc.Users
+	(*AppendBatch)(nil),            // 9: throng.rpc.AppendBatch
+	(*AppendItem)(nil),             // 10: throng.rpc.AppendItem
+	(*AppendResultBatch)(nil),      // 11: throng.rpc.AppendResultBatch
+	(*AppendResult)(nil),           // 12: throng.rpc.AppendResult
+	(*GatewayBatch)(nil),           // 13: throng.rpc.GatewayBatch
+	(*ReceiptsQuery)(nil),          // 14: throng.rpc.ReceiptsQuery
+	(*PrivacyUpdate)(nil),          // 15: throng.rpc.PrivacyUpdate
+	(*GatewayHello)(nil),           // 16: throng.rpc.GatewayHello
+	(*SessionOpen)(nil),            // 17: throng.rpc.SessionOpen
+	(*SessionAck)(nil),             // 18: throng.rpc.SessionAck
+	(*SessionClose)(nil),           // 19: throng.rpc.SessionClose
+	(*ReceiptUpdate)(nil),          // 20: throng.rpc.ReceiptUpdate
+	(*SessionOpened)(nil),          // 21: throng.rpc.SessionOpened
+	(*OwnerBatch)(nil),             // 22: throng.rpc.OwnerBatch
+	(*Outbound)(nil),               // 23: throng.rpc.Outbound
+	(*Kick)(nil),                   // 24: throng.rpc.Kick
+	(*ProvisionUsersRequest)(nil),  // 25: throng.rpc.ProvisionUsersRequest
+	(*ProvisionUsersResponse)(nil), // 26: throng.rpc.ProvisionUsersResponse
+	(*ReceiptBatch)(nil),           // 27: throng.rpc.ReceiptBatch
+	(*ReceiptDone)(nil),            // 28: throng.rpc.ReceiptDone
+	(*PushBatch)(nil),              // 29: throng.rpc.PushBatch
+	(*PushRequest)(nil),            // 30: throng.rpc.PushRequest
+	(*PushResultBatch)(nil),        // 31: throng.rpc.PushResultBatch
+	(*PushResult)(nil),             // 32: throng.rpc.PushResult
+	(*GroupAct)(nil),               // 33: throng.rpc.GroupAct
+	(*CheckRequest)(nil),           // 34: throng.rpc.CheckRequest
+	(*CheckResponse)(nil),          // 35: throng.rpc.CheckResponse
+	(*MembersRequest)(nil),         // 36: throng.rpc.MembersRequest
+	(*MembersResponse)(nil),        // 37: throng.rpc.MembersResponse
+	(*AppliedRequest)(nil),         // 38: throng.rpc.AppliedRequest
+	(*AppliedResponse)(nil),        // 39: throng.rpc.AppliedResponse
+	(*wire.Send)(nil),              // 40: throng.v1.Send
+	(*wire.Sent)(nil),              // 41: throng.v1.Sent
+	(*wire.Error)(nil),             // 42: throng.v1.Error
+	(wire.Kind)(0),                 // 43: throng.v1.Kind
+	(*wire.GroupChange)(nil),       // 44: throng.v1.GroupChange
+	(*wire.Stamps)(nil),            // 45: throng.v1.Stamps
+	(wire.Code)(0),                 // 46: throng.v1.Code
+	(*wire.ReceiptsRequest)(nil),   // 47: throng.v1.ReceiptsRequest
+	(*wire.Privacy)(nil),           // 48: throng.v1.Privacy
+	(*wire.ProvisionUser)(nil),     // 49: throng.v1.ProvisionUser
+	(*wire.GroupRequest)(nil),      // 50: throng.v1.GroupRequest
+	(*wire.MembershipChange)(nil),  // 51: throng.v1.MembershipChange
+	(*wire.Provision)(nil),         // 52: throng.v1.Provision
+	(*wire.MembershipResult)(nil),  // 53: throng.v1.MembershipResult
+	(*wire.ProvisionResult)(nil),   // 54: throng.v1.ProvisionResult
+	(*wire.GroupResult)(nil),       // 55: throng.v1.GroupResult
 }
 var file_system_internal_rpc_rpc_proto_depIdxs = []int32{
 	2,  // 0: throng.rpc.SubmitBatch.items:type_name -> throng.rpc.Submission
-	39, // 1: throng.rpc.Submission.send:type_name -> throng.v1.Send
+	40, // 1: throng.rpc.Submission.send:type_name -> throng.v1.Send
 	4,  // 2: throng.rpc.SubmitResultBatch.items:type_name -> throng.rpc.SubmitResult
-	40, // 3: throng.rpc.SubmitResult.sent:type_name -> throng.v1.Sent
-	41, // 4: throng.rpc.SubmitResult.error:type_name -> throng.v1.Error
-	42, // 5: throng.rpc.Envelope.kind:type_name -> throng.v1.Kind
-	43, // 6: throng.rpc.Envelope.change:type_name -> throng.v1.GroupChange
-	44, // 7: throng.rpc.Envelope.stamps:type_name -> throng.v1.Stamps
+	41, // 3: throng.rpc.SubmitResult.sent:type_name -> throng.v1.Sent
+	42, // 4: throng.rpc.SubmitResult.error:type_name -> throng.v1.Error
+	43, // 5: throng.rpc.Envelope.kind:type_name -> throng.v1.Kind
+	44, // 6: throng.rpc.Envelope.change:type_name -> throng.v1.GroupChange
+	45, // 7: throng.rpc.Envelope.stamps:type_name -> throng.v1.Stamps
 	5,  // 8: throng.rpc.GroupRecord.message:type_name -> throng.rpc.Envelope
 	7,  // 9: throng.rpc.GroupRecord.membership:type_name -> throng.rpc.Membership
-	43, // 10: throng.rpc.Membership.change:type_name -> throng.v1.GroupChange
-	9,  // 11: throng.rpc.AppendBatch.items:type_name -> throng.rpc.AppendItem
+	44, // 10: throng.rpc.Membership.change:type_name -> throng.v1.GroupChange
+	10, // 11: throng.rpc.AppendBatch.items:type_name -> throng.rpc.AppendItem
 	5,  // 12: throng.rpc.AppendItem.message:type_name -> throng.rpc.Envelope
-	11, // 13: throng.rpc.AppendResultBatch.items:type_name -> throng.rpc.AppendResult
-	45, // 14: throng.rpc.AppendResult.code:type_name -> throng.v1.Code
-	15, // 15: throng.rpc.GatewayBatch.hello:type_name -> throng.rpc.GatewayHello
-	16, // 16: throng.rpc.GatewayBatch.opens:type_name -> throng.rpc.SessionOpen
-	17, // 17: throng.rpc.GatewayBatch.acks:type_name -> throng.rpc.SessionAck
-	18, // 18: throng.rpc.GatewayBatch.closes:type_name -> throng.rpc.SessionClose
-	19, // 19: throng.rpc.GatewayBatch.reads:type_name -> throng.rpc.ReceiptUpdate
-	13, // 20: throng.rpc.GatewayBatch.queries:type_name -> throng.rpc.ReceiptsQuery
-	14, // 21: throng.rpc.GatewayBatch.privacy:type_name -> throng.rpc.PrivacyUpdate
-	46, // 22: throng.rpc.ReceiptsQuery.request:type_name -> throng.v1.ReceiptsRequest
-	47, // 23: throng.rpc.PrivacyUpdate.privacy:type_name -> throng.v1.Privacy
-	47, // 24: throng.rpc.SessionOpened.privacy:type_name -> throng.v1.Privacy
-	22, // 25: throng.rpc.OwnerBatch.out:type_name -> throng.rpc.Outbound
-	23, // 26: throng.rpc.OwnerBatch.kicks:type_name -> throng.rpc.Kick
-	20, // 27: throng.rpc.OwnerBatch.opened:type_name -> throng.rpc.SessionOpened
-	48, // 28: throng.rpc.ProvisionUsersRequest.users:type_name -> throng.v1.ProvisionUser
-	19, // 29: throng.rpc.ReceiptBatch.items:type_name -> throng.rpc.ReceiptUpdate
-	29, // 30: throng.rpc.PushBatch.items:type_name -> throng.rpc.PushRequest
-	31, // 31: throng.rpc.PushResultBatch.items:type_name -> throng.rpc.PushResult
+	12, // 13: throng.rpc.AppendResultBatch.items:type_name -> throng.rpc.AppendResult
+	46, // 14: throng.rpc.AppendResult.code:type_name -> throng.v1.Code
+	16, // 15: throng.rpc.GatewayBatch.hello:type_name -> throng.rpc.GatewayHello
+	17, // 16: throng.rpc.GatewayBatch.opens:type_name -> throng.rpc.SessionOpen
+	18, // 17: throng.rpc.GatewayBatch.acks:type_name -> throng.rpc.SessionAck
+	19, // 18: throng.rpc.GatewayBatch.closes:type_name -> throng.rpc.SessionClose
+	20, // 19: throng.rpc.GatewayBatch.reads:type_name -> throng.rpc.ReceiptUpdate
+	14, // 20: throng.rpc.GatewayBatch.queries:type_name -> throng.rpc.ReceiptsQuery
+	15, // 21: throng.rpc.GatewayBatch.privacy:type_name -> throng.rpc.PrivacyUpdate
+	47, // 22: throng.rpc.ReceiptsQuery.request:type_name -> throng.v1.ReceiptsRequest
+	48, // 23: throng.rpc.PrivacyUpdate.privacy:type_name -> throng.v1.Privacy
+	48, // 24: throng.rpc.SessionOpened.privacy:type_name -> throng.v1.Privacy
+	23, // 25: throng.rpc.OwnerBatch.out:type_name -> throng.rpc.Outbound
+	24, // 26: throng.rpc.OwnerBatch.kicks:type_name -> throng.rpc.Kick
+	21, // 27: throng.rpc.OwnerBatch.opened:type_name -> throng.rpc.SessionOpened
+	49, // 28: throng.rpc.ProvisionUsersRequest.users:type_name -> throng.v1.ProvisionUser
+	20, // 29: throng.rpc.ReceiptBatch.items:type_name -> throng.rpc.ReceiptUpdate
+	30, // 30: throng.rpc.PushBatch.items:type_name -> throng.rpc.PushRequest
+	32, // 31: throng.rpc.PushResultBatch.items:type_name -> throng.rpc.PushResult
 	0,  // 32: throng.rpc.PushResult.outcome:type_name -> throng.rpc.PushOutcome
-	49, // 33: throng.rpc.GroupAct.request:type_name -> throng.v1.GroupRequest
-	45, // 34: throng.rpc.CheckResponse.codes:type_name -> throng.v1.Code
+	50, // 33: throng.rpc.GroupAct.request:type_name -> throng.v1.GroupRequest
+	46, // 34: throng.rpc.CheckResponse.codes:type_name -> throng.v1.Code
 	1,  // 35: throng.rpc.Message.Submit:input_type -> throng.rpc.SubmitBatch
-	8,  // 36: throng.rpc.Inbox.Append:input_type -> throng.rpc.AppendBatch
-	12, // 37: throng.rpc.Inbox.Sessions:input_type -> throng.rpc.GatewayBatch
-	24, // 38: throng.rpc.Inbox.Provision:input_type -> throng.rpc.ProvisionUsersRequest
-	26, // 39: throng.rpc.Receipts.Forward:input_type -> throng.rpc.ReceiptBatch
-	28, // 40: throng.rpc.Push.Notify:input_type -> throng.rpc.PushBatch
-	33, // 41: throng.rpc.Group.Check:input_type -> throng.rpc.CheckRequest
-	35, // 42: throng.rpc.Group.Members:input_type -> throng.rpc.MembersRequest
-	37, // 43: throng.rpc.Group.Applied:input_type -> throng.rpc.AppliedRequest
-	50, // 44: throng.rpc.Group.Change:input_type -> throng.v1.MembershipChange
-	51, // 45: throng.rpc.Group.Provision:input_type -> throng.v1.Provision
-	32, // 46: throng.rpc.Group.Act:input_type -> throng.rpc.GroupAct
-	3,  // 47: throng.rpc.Message.Submit:output_type -> throng.rpc.SubmitResultBatch
-	10, // 48: throng.rpc.Inbox.Append:output_type -> throng.rpc.AppendResultBatch
-	21, // 49: throng.rpc.Inbox.Sessions:output_type -> throng.rpc.OwnerBatch
-	25, // 50: throng.rpc.Inbox.Provision:output_type -> throng.rpc.ProvisionUsersResponse
-	27, // 51: throng.rpc.Receipts.Forward:output_type -> throng.rpc.ReceiptDone
-	30, // 52: throng.rpc.Push.Notify:output_type -> throng.rpc.PushResultBatch
-	34, // 53: throng.rpc.Group.Check:output_type -> throng.rpc.CheckResponse
-	36, // 54: throng.rpc.Group.Members:output_type -> throng.rpc.MembersResponse
-	38, // 55: throng.rpc.Group.Applied:output_type -> throng.rpc.AppliedResponse
-	52, // 56: throng.rpc.Group.Change:output_type -> throng.v1.MembershipResult
-	53, // 57: throng.rpc.Group.Provision:output_type -> throng.v1.ProvisionResult
-	54, // 58: throng.rpc.Group.Act:output_type -> throng.v1.GroupResult
-	47, // [47:59] is the sub-list for method output_type
-	35, // [35:47] is the sub-list for method input_type
+	9,  // 36: throng.rpc.Inbox.Append:input_type -> throng.rpc.AppendBatch
+	13, // 37: throng.rpc.Inbox.Sessions:input_type -> throng.rpc.GatewayBatch
+	25, // 38: throng.rpc.Inbox.Provision:input_type -> throng.rpc.ProvisionUsersRequest
+	8,  // 39: throng.rpc.Inbox.Unknown:input_type -> throng.rpc.Users
+	27, // 40: throng.rpc.Receipts.Forward:input_type -> throng.rpc.ReceiptBatch
+	29, // 41: throng.rpc.Push.Notify:input_type -> throng.rpc.PushBatch
+	34, // 42: throng.rpc.Group.Check:input_type -> throng.rpc.CheckRequest
+	36, // 43: throng.rpc.Group.Members:input_type -> throng.rpc.MembersRequest
+	38, // 44: throng.rpc.Group.Applied:input_type -> throng.rpc.AppliedRequest
+	51, // 45: throng.rpc.Group.Change:input_type -> throng.v1.MembershipChange
+	52, // 46: throng.rpc.Group.Provision:input_type -> throng.v1.Provision
+	33, // 47: throng.rpc.Group.Act:input_type -> throng.rpc.GroupAct
+	3,  // 48: throng.rpc.Message.Submit:output_type -> throng.rpc.SubmitResultBatch
+	11, // 49: throng.rpc.Inbox.Append:output_type -> throng.rpc.AppendResultBatch
+	22, // 50: throng.rpc.Inbox.Sessions:output_type -> throng.rpc.OwnerBatch
+	26, // 51: throng.rpc.Inbox.Provision:output_type -> throng.rpc.ProvisionUsersResponse
+	8,  // 52: throng.rpc.Inbox.Unknown:output_type -> throng.rpc.Users
+	28, // 53: throng.rpc.Receipts.Forward:output_type -> throng.rpc.ReceiptDone
+	31, // 54: throng.rpc.Push.Notify:output_type -> throng.rpc.PushResultBatch
+	35, // 55: throng.rpc.Group.Check:output_type -> throng.rpc.CheckResponse
+	37, // 56: throng.rpc.Group.Members:output_type -> throng.rpc.MembersResponse
+	39, // 57: throng.rpc.Group.Applied:output_type -> throng.rpc.AppliedResponse
+	53, // 58: throng.rpc.Group.Change:output_type -> throng.v1.MembershipResult
+	54, // 59: throng.rpc.Group.Provision:output_type -> throng.v1.ProvisionResult
+	55, // 60: throng.rpc.Group.Act:output_type -> throng.v1.GroupResult
+	48, // [48:61] is the sub-list for method output_type
+	35, // [35:48] is the sub-list for method input_type
 	35, // [35:35] is the sub-list for extension type_name
 	35, // [35:35] is the sub-list for extension extendee
 	0,  // [0:35] is the sub-list for field type_name
@@ -2770,7 +2820,7 @@ func file_system_internal_rpc_rpc_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_system_internal_rpc_rpc_proto_rawDesc), len(file_system_internal_rpc_rpc_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   38,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   5,
 		},

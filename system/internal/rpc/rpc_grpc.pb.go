@@ -130,6 +130,7 @@ const (
 	Inbox_Append_FullMethodName    = "/throng.rpc.Inbox/Append"
 	Inbox_Sessions_FullMethodName  = "/throng.rpc.Inbox/Sessions"
 	Inbox_Provision_FullMethodName = "/throng.rpc.Inbox/Provision"
+	Inbox_Unknown_FullMethodName   = "/throng.rpc.Inbox/Unknown"
 )
 
 // InboxClient is the client API for Inbox service.
@@ -148,6 +149,9 @@ type InboxClient interface {
 	Sessions(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[GatewayBatch, OwnerBatch], error)
 	// Provision registers users and devices; repeatable.
 	Provision(ctx context.Context, in *ProvisionUsersRequest, opts ...grpc.CallOption) (*ProvisionUsersResponse, error)
+	// Unknown returns those of some users that nobody has provisioned. All of them
+	// must be of this instance.
+	Unknown(ctx context.Context, in *Users, opts ...grpc.CallOption) (*Users, error)
 }
 
 type inboxClient struct {
@@ -194,6 +198,16 @@ func (c *inboxClient) Provision(ctx context.Context, in *ProvisionUsersRequest, 
 	return out, nil
 }
 
+func (c *inboxClient) Unknown(ctx context.Context, in *Users, opts ...grpc.CallOption) (*Users, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Users)
+	err := c.cc.Invoke(ctx, Inbox_Unknown_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // InboxServer is the server API for Inbox service.
 // All implementations must embed UnimplementedInboxServer
 // for forward compatibility.
@@ -210,6 +224,9 @@ type InboxServer interface {
 	Sessions(grpc.BidiStreamingServer[GatewayBatch, OwnerBatch]) error
 	// Provision registers users and devices; repeatable.
 	Provision(context.Context, *ProvisionUsersRequest) (*ProvisionUsersResponse, error)
+	// Unknown returns those of some users that nobody has provisioned. All of them
+	// must be of this instance.
+	Unknown(context.Context, *Users) (*Users, error)
 	mustEmbedUnimplementedInboxServer()
 }
 
@@ -228,6 +245,9 @@ func (UnimplementedInboxServer) Sessions(grpc.BidiStreamingServer[GatewayBatch, 
 }
 func (UnimplementedInboxServer) Provision(context.Context, *ProvisionUsersRequest) (*ProvisionUsersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Provision not implemented")
+}
+func (UnimplementedInboxServer) Unknown(context.Context, *Users) (*Users, error) {
+	return nil, status.Error(codes.Unimplemented, "method Unknown not implemented")
 }
 func (UnimplementedInboxServer) mustEmbedUnimplementedInboxServer() {}
 func (UnimplementedInboxServer) testEmbeddedByValue()               {}
@@ -282,6 +302,24 @@ func _Inbox_Provision_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Inbox_Unknown_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(Users)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(InboxServer).Unknown(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Inbox_Unknown_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(InboxServer).Unknown(ctx, req.(*Users))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Inbox_ServiceDesc is the grpc.ServiceDesc for Inbox service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -292,6 +330,10 @@ var Inbox_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Provision",
 			Handler:    _Inbox_Provision_Handler,
+		},
+		{
+			MethodName: "Unknown",
+			Handler:    _Inbox_Unknown_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
