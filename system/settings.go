@@ -19,7 +19,10 @@ type Settings struct {
 	// PushDelay is how long a row waits for its device to come back before a
 	// push is asked for. [1 s]
 	PushDelay Duration `json:"push_delay,omitempty"`
-	// PushEvery is the least time between two pushes to a device. [10 s]
+	// PushEvery is the least time between two pushes to a device that stays away;
+	// what comes in between goes with the next one. FCM lets a device have 20
+	// collapsible messages at once and one more every 3 minutes, and phones lower
+	// the sound of what follows a notification for up to 2 minutes. [60 s]
 	PushEvery Duration `json:"push_every,omitempty"`
 	// PushQuotaPerMinute is what the provider allows the deployment; its push
 	// instances share it equally. [600,000, the default of an FCM project]

@@ -96,9 +96,9 @@ func (e *Engine) pushOpens(d *device) {
 	})
 }
 
-// pushGrace is how long after the push delay a push may still be on its way:
-// the least time between two pushes of a device, and the provider's retries.
-const pushGrace = 20 * time.Second
+// pushGrace is how long after the push delay and the least time between two
+// pushes of a device a push may still be on its way: the provider's retries.
+const pushGrace = 10 * time.Second
 
 // pushed is what the harness knows of the pushes of a device.
 type pushed struct {
@@ -134,7 +134,7 @@ func (p *pushed) answered(all *pushCounts, outcome PushOutcome, at time.Duration
 func (e *Engine) checkPush(d *device, m *wire.Deliver, now time.Duration) {
 	accepted := time.UnixMilli(m.AcceptedMs).Sub(e.start)
 	own := m.From == d.key.User // copies of what the user sent from another device cause none
-	if !e.offers.Pushes || d.key.Device != 0 || own || e.outages.whole(accepted, now) < seconds(e.spec.PushDelayS)+pushGrace {
+	if !e.offers.Pushes || d.key.Device != 0 || own || e.outages.whole(accepted, now) < seconds(e.spec.PushDelayS+e.spec.PushEveryS)+pushGrace {
 		return
 	}
 	e.pushes.checked.Add(1)

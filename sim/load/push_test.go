@@ -24,7 +24,7 @@ func TestPushAudit(t *testing.T) {
 		want    history.PushAudit
 	}{
 		{"none", nil, now, history.PushAudit{Checked: 1, Missing: 1}},
-		{"too young to say", nil, accepted + pushGrace, history.PushAudit{}},
+		{"too young to say", nil, accepted + 10*time.Second + pushGrace, history.PushAudit{}},
 		{"accepted", []answer{{PushAccepted, 105 * time.Second}}, now, history.PushAudit{Checked: 1}},
 		{"accepted before the message", []answer{{PushAccepted, 99 * time.Second}}, now, history.PushAudit{Checked: 1, Missing: 1}},
 		{"gone", []answer{{PushDead, 50 * time.Second}}, now, history.PushAudit{Checked: 1, Dead: 1}},
@@ -35,7 +35,7 @@ func TestPushAudit(t *testing.T) {
 		{"made to wait", []answer{{PushThrottled, 150 * time.Second}}, now, history.PushAudit{Checked: 1, Throttled: 1}},
 		{"made to wait before", []answer{{PushThrottled, 90 * time.Second}}, now, history.PushAudit{Checked: 1, Missing: 1}},
 	} {
-		e := &Engine{start: time.Now(), offers: Offers{Pushes: true}, spec: &scenario.Spec{PushDelayS: 3}}
+		e := &Engine{start: time.Now(), offers: Offers{Pushes: true}, spec: &scenario.Spec{PushDelayS: 3, PushEveryS: 10}}
 		d := &device{pushed: pushed{last: -1, failed: -1}}
 		for _, a := range c.answers {
 			d.pushed.answered(&e.pushes, a.outcome, a.at)

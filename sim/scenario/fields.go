@@ -73,6 +73,7 @@ func (s *Spec) fields() []field {
 		field{path: "reply_hold_limit", kind: kindDuration, max: 600, def: "5s", doc: "longest wait of a reply for the message it answers", to: &s.ReplyHoldLimitS},
 		field{path: "ack_timeout", kind: kindDuration, min: 0.1, max: 600, def: "10s", doc: "a send unanswered for so long is written again", to: &s.AckTimeoutS},
 		field{path: "push_delay", kind: kindDuration, max: 600, def: "3s", doc: "an inbox row unacknowledged for so long is pushed", to: &s.PushDelayS},
+		field{path: "push_every", kind: kindDuration, max: 3600, def: "60s", doc: "least time between two pushes to a device that stays away", to: &s.PushEveryS},
 		field{path: "backlog_rows_per_login", kind: kindNumber, max: 1000, def: "2.7", doc: "mean inbox rows that a user who opens in the run finds; the balance of offline deliveries and logins", to: &s.BacklogRowsPerLogin},
 	)
 	return append(out, s.Rates.fields()...)

@@ -64,6 +64,8 @@ type Spec struct {
 	AckTimeoutS float64
 	// PushDelayS: an inbox row unacknowledged for so long is told to push.
 	PushDelayS float64
+	// PushEveryS: least time between two pushes to a device that stays away.
+	PushEveryS float64
 	// BacklogRowsPerLogin is the mean number of inbox rows that a user whose
 	// app opens in the run finds waiting; they are sent before warm-up.
 	BacklogRowsPerLogin float64

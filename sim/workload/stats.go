@@ -1,6 +1,7 @@
 package workload
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"sort"
@@ -115,8 +116,8 @@ func (b *builder) measureSessions(st *Stats) {
 // measurePushes counts the phones that are offline when they are addressed,
 // and those of them that still are when the push goes out.
 func (b *builder) measurePushes(st *Stats) {
-	delay := int64(math.Round(b.spec.PushDelayS * second))
-	pairs, offline, pushes := 0, 0, 0
+	pairs, offline := 0, 0
+	var away []addressed
 	var of int32 = -1 // whose members they are
 	var members []uint64
 	order := make([]int32, 0, len(b.sends))
@@ -148,13 +149,42 @@ func (b *builder) measurePushes(st *Stats) {
 					offline++
 				}
 			}
-			if off && covering(b.sessions, u, x.at+delay, 0) < 0 {
-				pushes++
+			if off {
+				away = append(away, addressed{u, x.at})
 			}
 		}
 	}
 	st.OfflineShare = float64(offline) / float64(max(1, pairs))
-	st.PushesPerS = float64(pushes) / float64(b.spike-b.steady) * second
+	st.PushesPerS = float64(b.countPushes(away)) / float64(b.spike-b.steady) * second
+}
+
+// addressed is a user who is addressed while the phone is offline.
+type addressed struct {
+	user uint64
+	at   int64
+}
+
+// countPushes returns how many pushes there are for those who are addressed
+// while they are away: one within PushEvery, to a phone that still is. That who
+// opens the app is told anew is left out.
+func (b *builder) countPushes(away []addressed) (pushes int) {
+	delay, every := int64(math.Round(b.spec.PushDelayS*second)), int64(math.Round(b.spec.PushEveryS*second))
+	slices.SortFunc(away, func(x, y addressed) int { return cmp.Or(cmp.Compare(x.user, y.user), cmp.Compare(x.at, y.at)) })
+	last := int64(0) // when the last push of the user goes out
+	for i, a := range away {
+		due := a.at + delay
+		if i > 0 && away[i-1].user == a.user {
+			if a.at < last {
+				continue // it goes with that one
+			}
+			due = max(due, last+every)
+		}
+		last = due
+		if covering(b.sessions, a.user, due, 0) < 0 {
+			pushes++
+		}
+	}
+	return pushes
 }
 
 // proofDevices counts the devices that are addressed after their last session

@@ -42,6 +42,7 @@ rates: {users: 100000, sends_per_s: 10, logins_per_s: 10, mean_session: 30s}
 topology: {gateways: 2, messages: 2, fanouts: 2, groups: 1, inboxes: 2, pushes: 1, partitions: 8}
 phases: {provision: 5s, ramp: %s, backlog: 1s, warmup: 1s, steady: %s, settle: 5s, proof: 60s}
 push_delay: %s
+push_every: 10s
 `
 )
 
@@ -100,7 +101,7 @@ func TestKillEveryRole(t *testing.T) {
 	}
 	tgt, err := target.NewEmbedded(target.EmbeddedConfig{
 		Topology: target.Topology{Gateways: 2, Messages: 2, Fanouts: 2, Groups: 1, Inboxes: 2, Pushes: 1, Partitions: 8},
-		LogDir:   filepath.Join(dir, "logs"), Settings: system.Settings{PushDelay: system.Duration(killTestPush)}, KeepDead: true,
+		LogDir:   filepath.Join(dir, "logs"), Settings: system.Settings{PushDelay: system.Duration(killTestPush), PushEvery: system.Duration(10 * time.Second)}, KeepDead: true,
 	})
 	if err != nil {
 		t.Fatal(err)

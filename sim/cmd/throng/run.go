@@ -235,7 +235,7 @@ func (r *runner) topology() target.Topology {
 }
 
 func (r *runner) settings() system.Settings {
-	return system.Settings{PushDelay: system.Duration(seconds(r.spec.PushDelayS)), StampEvery: stampEvery(r.spec)}
+	return system.Settings{PushDelay: system.Duration(seconds(r.spec.PushDelayS)), PushEvery: system.Duration(seconds(r.spec.PushEveryS)), StampEvery: stampEvery(r.spec)}
 }
 
 // stampEvery says of how many sends one is stamped on its way: so many that the

@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"fmt"
-	"runtime"
 	"sync"
 	"time"
 
@@ -12,6 +11,9 @@ import (
 	"throng/system/internal/rpc"
 	"throng/system/wire"
 )
+
+// submitGap is the least time between two batches to a message instance.
+const submitGap = 2 * time.Millisecond
 
 // messageLink is the stream to one message instance.
 type messageLink struct {
@@ -147,13 +149,14 @@ func (l *messageLink) end() {
 
 // send sends what collects until the stream ends.
 func (l *messageLink) send(ctx context.Context, s grpc.BidiStreamingClient[rpc.SubmitBatch, rpc.SubmitResultBatch]) {
+	pace := rpc.NewPace(submitGap)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-l.wake:
 		}
-		runtime.Gosched() // see inboxLink.send
+		pace.Wait(ctx.Done())
 		for items := l.take(); len(items) > 0; items = l.take() {
 			if err := s.Send(&rpc.SubmitBatch{Items: items}); err != nil {
 				return // Recv has the reason

@@ -60,20 +60,23 @@ func (s *Service) edit(ctx context.Context, id uint64, by Request, decide func(*
 	defer s.relay.leave(w)
 	var after *State
 	var made change
-	changed := false
+	changed, asked := false, false
+	s.heads.begin(id)
 	err := s.cfg.Store.Update(ctx, id, by, func(before *State) (*Edit, error) {
 		s.relay.first(made) // of an attempt that was rolled back
-		after, changed = before, false
+		after, changed, asked = before, false, false
 		c, err := decide(before)
 		if err != nil || c == nil {
 			return nil, err
 		}
-		after, changed = complete(before, c), true
+		after, changed, asked = complete(before, c), true, true
 		made = change{id, c.Version}
 		s.relay.made(made)
 		record, err := recordOf(id, c)
 		return &Edit{Change: c, Record: record}, err
 	})
+	s.heads.end(id, err == nil || !asked)
+	s.loads.Forget(currentKey(id)) // who asks from now on must not join an older load
 	if err != nil {
 		s.relay.first(made) // it may be stored all the same: nothing is known of it
 		return nil, Position{}, fmt.Errorf("group %d: change: %w", id, err)
@@ -81,8 +84,6 @@ func (s *Service) edit(ctx context.Context, id uint64, by Request, decide func(*
 	version := after.Version
 	if changed {
 		s.m.changes.Inc()
-		s.heads.changed(id)
-		s.loads.Forget(currentKey(id)) // who asks from now on must not join an older load
 		s.shared.raise(ctx, id, version)
 		s.relay.wakeUp()
 	} else {

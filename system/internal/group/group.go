@@ -30,6 +30,10 @@ import (
 // MaxMembers bounds the members of a group.
 const MaxMembers = 1024
 
+// SmallGroup is up to how many members the primary is asked for together with the
+// version, which only it knows; a look into the shared cache would cost more.
+const SmallGroup = 64
+
 // FirstVersion is the version of a group's creation, in force from before the
 // first record of its log.
 const FirstVersion = 1
@@ -125,6 +129,9 @@ type Store interface {
 	Update(ctx context.Context, group uint64, by Request, decide func(*State) (*Edit, error)) error
 	// Current returns the current version. Error: ErrNoGroup.
 	Current(ctx context.Context, group uint64) (*State, error)
+	// Head is Versions, without At, with the members of the current version,
+	// sorted; nil where they are more than SmallGroup. Error: ErrNoGroup.
+	Head(ctx context.Context, group uint64) (Versions, []uint64, error)
 	// Versions of a group, At for an offset. Error: ErrNoGroup.
 	Versions(ctx context.Context, group uint64, offset int64) (Versions, error)
 	// Recent is Versions at the end of the log, of which only Current and

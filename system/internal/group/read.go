@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"strconv"
 	"sync"
 	"time"
@@ -135,6 +134,7 @@ func (s *Service) loadCurrent(ctx context.Context, group uint64) (*head, error) 
 			return &h, nil
 		}
 	}
+	h := &head{checked: now}
 	var v Versions
 	var err error
 	if known {
@@ -143,7 +143,8 @@ func (s *Service) loadCurrent(ctx context.Context, group uint64) (*head, error) 
 		}
 		v, err = s.cfg.Store.Recent(ctx, group, pointer)
 	} else {
-		v, err = s.cfg.Store.Versions(ctx, group, math.MaxInt64)
+		v, h.members, err = s.cfg.Store.Head(ctx, group)
+		h.offset, h.placed = v.CurrentOffset, v.Known
 	}
 	if err != nil {
 		return nil, fmt.Errorf("group %d: %w", group, err)
@@ -151,11 +152,16 @@ func (s *Service) loadCurrent(ctx context.Context, group uint64) (*head, error) 
 	if len(s.peers) > 1 {
 		s.shared.offer(ctx, group, v.Current)
 	}
-	h := &head{version: v.Current, inactive: v.Inactive, checked: now}
-	if old != nil && old.version == v.Current {
+	h.version, h.inactive = v.Current, v.Inactive
+	switch {
+	case h.members != nil:
+		s.m.cacheHit(tierSQL)
+	case old != nil && old.version == v.Current:
 		h.members = old.members
-	} else if h.members, err = s.membersOf(ctx, group, v.Current); err != nil {
-		return nil, err
+	default:
+		if h.members, err = s.membersOf(ctx, group, v.Current); err != nil {
+			return nil, err
+		}
 	}
 	s.heads.put(group, h, mark)
 	return h, nil
@@ -175,9 +181,17 @@ func (s *Service) membersOf(ctx context.Context, group, version uint64) ([]uint6
 
 // Members implements rpc.GroupServer. The version in force at the offset is
 // the greater of what the caller has seen in the log and what the store knows
-// to be at or before the offset. That question is never answered from a cache:
-// an old answer would deliver to the wrong people for good.
+// to be at or before the offset. Whoever makes all changes of the group may know
+// that too: where the current version is in the log at or before the offset, and
+// none is being made that could follow it, it is the one. Nothing else is
+// answered from a cache: an old answer would deliver to the wrong people for good.
 func (s *Service) Members(ctx context.Context, req *rpc.MembersRequest) (*rpc.MembersResponse, error) {
+	if s.owns(req.Group) {
+		if h := s.heads.placed(req.Group, req.Offset); h != nil && h.version >= req.Version {
+			s.m.cacheHit(tierProcess)
+			return &rpc.MembersResponse{Version: h.version, Members: h.members}, nil
+		}
+	}
 	v, err := s.cfg.Store.Versions(ctx, req.Group, req.Offset)
 	if err != nil {
 		return nil, statusOf(fmt.Errorf("group %d: %w", req.Group, err))

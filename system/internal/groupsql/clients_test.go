@@ -2,7 +2,9 @@ package groupsql
 
 import (
 	"errors"
+	"math"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -29,6 +31,41 @@ func update(t *testing.T, s *Store, id uint64, by group.Request, want *group.Sta
 
 // testClients: a group's life from its creation by a client, as the store
 // keeps it.
+func testHead(t *testing.T, s *Store) {
+	if _, _, err := s.Head(t.Context(), newID()); !errors.Is(err, group.ErrNoGroup) {
+		t.Fatalf("no group: %v", err)
+	}
+	id := newID()
+	create(t, s, id, 3, 1, math.MaxUint64)
+	want := func(v group.Versions, members ...uint64) {
+		t.Helper()
+		got, list, err := s.Head(t.Context(), id)
+		if err != nil || got != v || !slices.Equal(list, members) {
+			t.Fatalf("%+v with %v, %v; want %+v with %v", got, list, err, v, members)
+		}
+	}
+	want(group.Versions{Current: 1, CurrentOffset: -1, Known: true}, 1, 3, math.MaxUint64)
+	change(t, s, id, nil, []uint64{1})
+	change(t, s, id, []uint64{1, 2}, []uint64{3})
+	want(group.Versions{Current: 3}, 1, 2, math.MaxUint64)
+	if err := s.Settle(t.Context(), []group.Position{{Group: id, Version: 3, Offset: 40}}); err != nil {
+		t.Fatal(err)
+	}
+	want(group.Versions{Current: 3, CurrentOffset: 40, Known: true}, 1, 2, math.MaxUint64)
+	var many []uint64
+	for u := uint64(1000); len(many) < group.SmallGroup-3; u++ {
+		many = append(many, u)
+	}
+	change(t, s, id, many, nil)
+	if v, list, err := s.Head(t.Context(), id); err != nil || v.Current != 4 || len(list) != group.SmallGroup {
+		t.Fatalf("%+v with %d members, %v", v, len(list), err)
+	}
+	change(t, s, id, []uint64{5000}, nil)
+	if v, list, err := s.Head(t.Context(), id); err != nil || v.Current != 5 || list != nil {
+		t.Fatalf("%+v with %d members, %v; want none of a large group", v, len(list), err)
+	}
+}
+
 func testClients(t *testing.T, s *Store) {
 	const big = uint64(1<<63 | 7)
 	id := newID()

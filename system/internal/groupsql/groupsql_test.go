@@ -175,6 +175,7 @@ func suite(t *testing.T, open factory) {
 		}
 	})
 	t.Run("ChangeMakesVersions", func(t *testing.T) { testChange(t, open(t, "change")) })
+	t.Run("Head", func(t *testing.T) { testHead(t, open(t, "head")) })
 	t.Run("ClientsChange", func(t *testing.T) { testClients(t, open(t, "clients")) })
 	t.Run("Outbox", func(t *testing.T) { testOutbox(t, open(t, "outbox")) })
 	t.Run("ConcurrentChanges", func(t *testing.T) { testConcurrent(t, open(t, "concurrent")) })

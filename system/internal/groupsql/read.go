@@ -22,6 +22,47 @@ func (s *Store) Versions(ctx context.Context, id uint64, offset int64) (v group.
 	return v, err
 }
 
+// Head implements group.Store. One statement sees one state of the database.
+func (s *Store) Head(ctx context.Context, id uint64) (group.Versions, []uint64, error) {
+	s.near.reads.WithLabelValues("primary").Inc()
+	rows, err := s.db.Query(ctx, `SELECT g.version, g.inactive, c.log_offset, m.user_id FROM chat_group g
+LEFT JOIN chat_change c ON c.group_id = g.group_id AND c.version = g.version
+LEFT JOIN chat_member m ON m.group_id = g.group_id AND m.left_version = 0 WHERE g.group_id = ? LIMIT ?`, int64(id), group.SmallGroup+1)
+	if err != nil {
+		return group.Versions{}, nil, fmt.Errorf("groupsql: head: %w", err)
+	}
+	var current, inactive int64
+	var position, user sql.NullInt64
+	members, found := []uint64{}, false
+	for rows.Next() {
+		if err := rows.Scan(&current, &inactive, &position, &user); err != nil {
+			return group.Versions{}, nil, errors.Join(fmt.Errorf("groupsql: head: %w", err), rows.Close())
+		}
+		if found = true; user.Valid {
+			members = append(members, uint64(user.Int64))
+		}
+	}
+	switch err := rows.Close(); {
+	case err != nil:
+		return group.Versions{}, nil, fmt.Errorf("groupsql: head: %w", err)
+	case !found:
+		return group.Versions{}, nil, group.ErrNoGroup
+	case len(members) > group.SmallGroup:
+		members = nil
+	}
+	slices.Sort(members)
+	return versionsOf(current, position, inactive), members, nil
+}
+
+// versionsOf returns what a row of a group says; At is left out.
+func versionsOf(current int64, position sql.NullInt64, inactive int64) group.Versions {
+	v := group.Versions{Current: uint64(current), CurrentOffset: position.Int64, Known: position.Valid, Inactive: inactive != 0}
+	if v.Current == group.FirstVersion {
+		v.CurrentOffset, v.Known = -1, true
+	}
+	return v
+}
+
 // Recent implements group.Store.
 func (s *Store) Recent(ctx context.Context, id, least uint64) (v group.Versions, err error) {
 	err = s.near.read(ctx, func(ctx context.Context, db *sqlstore.DB) error {
@@ -54,12 +95,8 @@ FROM chat_group g WHERE g.group_id = ?`, offset, int64(id))
 	if !found {
 		return group.Versions{}, group.ErrNoGroup
 	}
-	v := group.Versions{Current: uint64(current), CurrentOffset: position.Int64, Known: position.Valid,
-		At: group.FirstVersion, Inactive: inactive != 0}
-	if v.Current == group.FirstVersion {
-		v.CurrentOffset, v.Known = -1, true
-	}
-	if at.Valid {
+	v := versionsOf(current, position, inactive)
+	if v.At = group.FirstVersion; at.Valid {
 		v.At = uint64(at.Int64)
 	}
 	return v, nil

@@ -14,6 +14,8 @@ import (
 const (
 	// peerLimit bounds the receipts that wait for another instance.
 	peerLimit = 20_000
+	// pushGap is the least time between two batches to a push instance.
+	pushGap = 5 * time.Millisecond
 	// reopen is the wait before a stream to another role is opened again.
 	reopen = 200 * time.Millisecond
 )
@@ -191,7 +193,9 @@ func (p *pusher) stream(ctx context.Context, conn *grpc.ClientConn) error {
 			p.results(ctx, b.Items)
 		}
 	})
+	pace := rpc.NewPace(pushGap)
 	for {
+		pace.Wait(ctx.Done())
 		p.mu.Lock()
 		all, cancels := p.queue, p.cancels
 		p.queue, p.cancels = nil, nil

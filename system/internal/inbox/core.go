@@ -12,7 +12,7 @@ import (
 type Limits struct {
 	AckTimeout  time.Duration // a delivery not acknowledged for so long is stored; 2 s
 	PushDelay   time.Duration // a row waits so long before a push is asked for; 1 s
-	PushEvery   time.Duration // least time between two pushes to a device; 10 s
+	PushEvery   time.Duration // least time between two pushes to a device that stays away; 60 s
 	ReceiptGap  time.Duration // least time between two Receipts frames to a device; 200 ms
 	Expiry      time.Duration // a row is kept so long; 30 days
 	InFlight    int           // deliveries to a session not acknowledged yet; 256
@@ -29,7 +29,7 @@ type Limits struct {
 func (l *Limits) defaults() {
 	set(&l.AckTimeout, 2*time.Second)
 	set(&l.PushDelay, time.Second)
-	set(&l.PushEvery, 10*time.Second)
+	set(&l.PushEvery, time.Minute)
 	set(&l.ReceiptGap, 200*time.Millisecond)
 	set(&l.Expiry, 30*24*time.Hour)
 	set(&l.InFlight, 256)
@@ -189,7 +189,7 @@ type device struct {
 	deleted   uint64 // the newest generation of the batch with a deletion of its rows
 	receipts  bool   // some are in the store
 	taking    bool   // they are being read
-	pushTimer bool
+	pushTimer int64  // when a push is due, 0: none is
 	pushRef   uint64 // the push in flight, 0: none
 	pushSeq   uint64 // what the push in flight covers
 	pushToken string // and where it went

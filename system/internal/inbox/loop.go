@@ -18,6 +18,9 @@ const (
 	queueLimit = 1024
 	// turnLimit bounds the events of one turn, and so of one transaction.
 	turnLimit = 4096
+	// turnGap is the least time between the starts of two turns. A transaction has
+	// a price of its own, and pages that its rows share are written once.
+	turnGap = 5 * time.Millisecond
 	// tick is how often an idle loop looks at its timers.
 	tick = wheelSlot
 	// deferFor and deferMost bound how long and how many deletions wait to be
@@ -189,10 +192,12 @@ func (l *loop) claim(ctx context.Context) error {
 func (l *loop) serve(ctx context.Context) error {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
+	pace := rpc.NewPace(turnGap)
 	for {
 		ticked := false
 		select {
 		case m := <-l.queue:
+			pace.Wait(ctx.Done()) // when that ends, the turn is made all the same
 			l.turnBuf = append(l.turnBuf[:0], m)
 			l.gather(m.events())
 		case <-ticker.C:

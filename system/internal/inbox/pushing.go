@@ -17,31 +17,44 @@ type PushRequest struct {
 }
 
 // schedulePush arms the timer of a device that has rows no push covers. One
-// push at a time, and at most one in PushEvery: rows that come in between are
-// covered by the next one.
+// push at a time, and at most one in PushEvery unless the app was opened: rows
+// that come in between are covered by the next one.
 func (c *Core) schedulePush(d *device) {
-	if d.token == "" || d.pushTimer || d.pushRef != 0 || d.rows == 0 || d.wanted <= d.covered {
+	if d.token == "" || d.pushTimer != 0 || d.pushRef != 0 || d.rows == 0 || d.wanted <= d.covered {
 		return
 	}
-	d.pushTimer = true
 	at := c.now + int64(c.lim.PushDelay)
 	if d.pushedAt != 0 {
 		at = max(at, d.pushedAt+int64(c.lim.PushEvery))
 	}
+	c.pushAt(d, at)
+}
+
+func (c *Core) pushAt(d *device, at int64) {
+	d.pushTimer = at
 	c.wheel.add(timer{at: at, kind: timerPush, dev: d})
+}
+
+// seen says that the owner has opened the app: the next push need not wait for
+// the end of PushEvery.
+func (c *Core) seen(d *device) {
+	d.pushedAt, d.pushTimer = 0, 0
+	c.schedulePush(d)
 }
 
 // pushDue sends the request, unless the rows have gone or a session that
 // acknowledges is emptying the inbox.
 func (c *Core) pushDue(d *device) {
-	d.pushTimer = false
+	if d.pushTimer == 0 || d.pushTimer > c.now {
+		return // another timer has taken its place
+	}
+	d.pushTimer = 0
 	if d.token == "" || d.rows == 0 || d.wanted <= d.covered || d.pushRef != 0 {
 		return
 	}
 	if c.attended(d.session) || len(c.pushing) >= c.lim.Pushes {
 		c.stats.PushesPostponed++
-		d.pushTimer = true
-		c.wheel.add(timer{at: c.now + int64(c.lim.PushDelay), kind: timerPush, dev: d})
+		c.pushAt(d, c.now+int64(c.lim.PushDelay))
 		return
 	}
 	c.pushRef++
@@ -152,6 +165,7 @@ func (c *Core) PushResult(ref uint64, outcome rpc.PushOutcome) {
 		if d.token == d.pushToken { // else it has been replaced meanwhile
 			d.token = ""
 		}
+		d.pushedAt = 0 // nobody has seen it
 	default:
 		d.pushedAt = 0 // the provider may have seen nothing
 	}

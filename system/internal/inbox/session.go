@@ -31,6 +31,7 @@ func (c *Core) Open(gateway uint64, o *rpc.SessionOpen) {
 		c.end(old)
 	}
 	s := &session{dev: d, gateway: gateway, conn: conn, since: c.now}
+	c.seen(d)
 	d.session = s
 	all := c.gateways[gateway]
 	if all == nil {

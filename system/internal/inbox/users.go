@@ -52,7 +52,7 @@ func (c *Core) evict() {
 
 func (u *user) busy() bool {
 	for _, d := range u.devices {
-		if d.session != nil || d.pushTimer || d.pushRef != 0 {
+		if d.session != nil || d.pushTimer != 0 || d.pushRef != 0 {
 			return true
 		}
 	}

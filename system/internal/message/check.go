@@ -18,6 +18,8 @@ const (
 	// checkWorkers bounds the Checks at one group instance at a time.
 	checkWorkers = 2
 	checkTimeout = 2 * time.Second
+	// checkGap is the least time between two Checks of a worker.
+	checkGap = 2 * time.Millisecond
 )
 
 // checker asks the group service whether senders are members. Whatever waits
@@ -73,17 +75,17 @@ func (l *checkLane) signal() {
 }
 
 func (c *checker) run(ctx context.Context, instance int, l *checkLane) {
+	pace := rpc.NewPace(checkGap)
 	for {
 		select {
 		case <-l.wake:
 		case <-ctx.Done():
 			return
 		}
-		for {
+		pace.Wait(ctx.Done())
+		for full := true; full; {
 			batch := l.take()
-			if len(batch) == 0 {
-				break
-			}
+			full = len(batch) == checkBatch
 			if !c.check(ctx, instance, batch) {
 				return
 			}

@@ -15,6 +15,8 @@ const (
 	maxResults = 16384
 	// resultBatch bounds the answers of one message.
 	resultBatch = 1024
+	// resultGap is the least time between two batches of answers to a gateway.
+	resultGap = 2 * time.Millisecond
 	// busyRetryMS is what a client is told to wait when too much is in flight.
 	busyRetryMS = 500
 )
@@ -106,9 +108,11 @@ func (s *Service) Submit(stream rpc.Message_SubmitServer) error {
 		}
 		return nil
 	}
+	pace := rpc.NewPace(resultGap)
 	for {
 		select {
 		case <-out.wake:
+			pace.Wait(ended)
 			if err := flush(); err != nil {
 				return err
 			}

@@ -16,6 +16,10 @@ import (
 // sendItems bounds one message of results.
 const sendItems = 4096
 
+// resultGap is the least time between two messages of results: nobody waits for
+// them but who has taken a push back.
+const resultGap = 5 * time.Millisecond
+
 type server struct {
 	rpc.UnimplementedPushServer
 	p   *Push
@@ -114,6 +118,7 @@ func (s server) Notify(grpcStream rpc.Push_NotifyServer) error {
 	st := &stream{ctx: ctx, wake: make(chan struct{}, 1), jobs: make(map[uint64]*job)}
 	// Recv ends when this returns, so the receiver is waited for in Run.
 	s.p.recvs.Go(func() { cancel(s.receive(st, grpcStream)) })
+	pace := rpc.NewPace(resultGap)
 	for {
 		select {
 		case <-ctx.Done():
@@ -126,6 +131,7 @@ func (s server) Notify(grpcStream rpc.Push_NotifyServer) error {
 			}
 			return err
 		case <-st.wake:
+			pace.Wait(ctx.Done())
 		}
 		st.mu.Lock()
 		all := st.results

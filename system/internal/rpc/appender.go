@@ -16,6 +16,10 @@ const (
 	maxAppendBytes = 1 << 20
 )
 
+// appendGap is the least time between two batches to an inbox instance, which
+// takes what has come in turns that are further apart.
+const appendGap = 2 * time.Millisecond
+
 // Appendee is one item on its way to an inbox instance.
 type Appendee interface {
 	// Item returns what to send. The Appender sets its Ref.
@@ -153,12 +157,14 @@ func (a *Appender) session(ctx context.Context) (progress bool, err error) {
 		}
 	}()
 	var batch AppendBatch
+	pace := NewPace(appendGap)
 	for {
 		select {
 		case <-a.wake:
 		case <-received:
 			return progress, recvErr
 		}
+		pace.Wait(received)
 		for a.take(&batch) {
 			if err := stream.Send(&batch); err != nil {
 				cancel() // the reason comes from Recv

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"throng/system/internal/rpc"
 )
 
 // event is something to publish or, if there is an answer, a user to look up.
@@ -45,6 +47,7 @@ func (r *Registry) exchange(ctx context.Context, deliver func(topic string, payl
 	batch := make([]event, 0, batchOps)
 	renew := time.NewTicker(r.cfg.InterestTTL / 2)
 	defer renew.Stop()
+	pace := rpc.NewPace(exchangeGap)
 	for {
 		clear(batch) // releases the payloads
 		batch = batch[:0]
@@ -58,6 +61,7 @@ func (r *Registry) exchange(ctx context.Context, deliver func(topic string, payl
 			r.topics.renew()
 			continue
 		}
+		pace.Wait(ctx.Done())
 		batch = fill(batch, r.ephemeral)
 		r.m.ephemeral.Depth.Set(float64(len(r.ephemeral)))
 		for _, e := range batch {

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"throng/system/internal/rpc"
 )
 
 // op is a thing to write.
@@ -94,6 +96,7 @@ func (r *Registry) work(ctx context.Context) {
 	batch := make([]op, 0, batchOps)
 	retry := time.NewTicker(max(r.cfg.RenewEvery/4, time.Millisecond))
 	defer retry.Stop()
+	pace := rpc.NewPace(registryGap)
 	for {
 		batch = batch[:0]
 		select {
@@ -102,6 +105,7 @@ func (r *Registry) work(ctx context.Context) {
 			return
 		case o := <-r.registry:
 			batch = append(batch, o)
+			pace.Wait(ctx.Done())
 		case <-retry.C: // looks whether there is something to do again
 		}
 		batch = fill(batch, r.registry)

@@ -82,6 +82,10 @@ const (
 	keep = 30 * 24 * time.Hour
 	// batchOps bounds the operations in one exchange with Redis.
 	batchOps = 256
+	// exchangeGap and registryGap are the least times between two exchanges with
+	// Redis for events, look-ups and interests, and for registrations.
+	exchangeGap = 5 * time.Millisecond
+	registryGap = 20 * time.Millisecond
 	// maxFlushDelay lets commands gather before they are written.
 	maxFlushDelay = 2 * time.Millisecond
 	// retryDelay is between attempts to reach Redis.
