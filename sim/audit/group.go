@@ -21,6 +21,10 @@ type group struct {
 	told     map[Device]int64    // the greatest offset of its system messages
 }
 
+// maxVersions bounds the versions of a group that are followed. No run changes a
+// group nearly as often; what claims to be of a later one is nobody's.
+const maxVersions = 10_000
+
 // asked is a change that somebody was about to ask for.
 type asked struct {
 	user uint64
@@ -46,7 +50,7 @@ func (l *ledger) changes(k kind, c *cursor) {
 			g.start, g.versions, g.told = members, map[uint64]*version{}, map[Device]int64{}
 		}
 	case reached:
-		g.newest = max(g.newest, c.uint())
+		g.newest = max(g.newest, min(c.uint(), maxVersions))
 	case outside:
 		if g.outside == nil {
 			g.outside = map[uint64]bool{}

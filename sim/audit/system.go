@@ -19,7 +19,7 @@ type version struct {
 func (l *ledger) system(n *notice) {
 	l.systems++
 	g := l.groups[n.group]
-	if !n.proper || g == nil || g.versions == nil {
+	if !n.proper || n.version > maxVersions || g == nil || g.versions == nil {
 		l.nobodys(wire.SystemIDOf(n.group, n.version), n.dev)
 		return
 	}

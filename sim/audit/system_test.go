@@ -118,6 +118,10 @@ func TestSystemMessageForged(t *testing.T) {
 		"without change":  func(d *wire.Deliver) { d.Change = nil },
 		"another version": func(d *wire.Deliver) { d.Change.Version++ },
 		"unknown group":   func(d *wire.Deliver) { d.Group = 8 },
+		"version unheard of": func(d *wire.Deliver) {
+			id := wire.SystemIDOf(9, 1<<60)
+			d.MessageId, d.Seq, d.Change.Version = id[:], 1<<60, 1<<60
+		},
 	} {
 		a := tellBy(Config{Devices: func(uint64) int { return 1 }}, 3, 2)
 		a.of(1).Start(9, []uint64{1})
