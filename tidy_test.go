@@ -73,6 +73,7 @@ var (
 		"github.com/testcontainers":     {"sim/target/containers"},
 		"github.com/moby/moby":          {"sim/target/containers"},
 		"github.com/go-sql-driver":      {"system/internal/sqlstore", "sim/target/containers"},
+		"github.com/nats-io":            {"sim/crew"},
 		"github.com/redis/rueidis":      {"system"},
 		"google.golang.org/grpc":        {"system"},
 		"pgregory.net/rapid":            {}, // tests only

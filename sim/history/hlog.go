@@ -75,6 +75,30 @@ func (e *hlogEncoder) line(iv Interval) ([]byte, error) {
 	return e.out.Bytes(), nil
 }
 
+// Encoder makes lines of intervals for another process, which ParseLine reads.
+// It is for one goroutine.
+type Encoder struct{ enc hlogEncoder }
+
+// Line returns an interval as a line, as in latency.hlog.
+func (e *Encoder) Line(iv Interval) (string, error) {
+	line, err := e.enc.line(iv)
+	return string(line), err
+}
+
+// ParseLine reads what Encoder.Line made.
+func ParseLine(line string) (Interval, error) {
+	kind, iv, err := parseInterval(strings.TrimSuffix(line, "\n"))
+	if err == nil && kind == "" {
+		err = errors.New("a comment")
+	}
+	if err != nil {
+		return Interval{}, fmt.Errorf("history: a line that is no interval: %w", err)
+	}
+	h := NewHist()
+	iv.addTo(h)
+	return Interval{Kind: kind, Start: iv.start, End: iv.end, Hist: h}, nil
+}
+
 // compress leaves the zlib stream of the V2 encoding of h in e.comp, after
 // eight bytes for its head.
 func (e *hlogEncoder) compress(h *hdrhistogram.Histogram) error {

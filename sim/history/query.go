@@ -113,24 +113,32 @@ func (r *Run) Sum(from, to float64) (sum Second, n int) {
 			sum.Phase = ""
 		}
 		n++
-		sum.T = s.T
-		for _, f := range []struct {
-			to   *int64
-			from int64
-		}{
-			{&sum.Offered, s.Offered}, {&sum.Written, s.Written}, {&sum.Accepted, s.Accepted}, {&sum.Refused, s.Refused},
-			{&sum.Live, s.Live}, {&sum.Drained, s.Drained}, {&sum.Transition, s.Transition}, {&sum.Proof, s.Proof},
-			{&sum.Duplicates, s.Duplicates}, {&sum.Logins, s.Logins}, {&sum.Closed, s.Closed}, {&sum.Dropped, s.Dropped},
-			{&sum.Pushes, s.Pushes}, {&sum.FramesIn, s.FramesIn}, {&sum.FramesOut, s.FramesOut},
-			{&sum.Unstarted, s.Unstarted}, {&sum.Errors, s.Errors},
-		} {
-			*f.to += f.from
-		}
-		sum.Connected = max(sum.Connected, s.Connected)
-		sum.InFlight = max(sum.InFlight, s.InFlight)
-		sum.Held = max(sum.Held, s.Held)
+		levels := sum
+		sum = sum.Plus(*s)
+		sum.T, sum.Phase = s.T, levels.Phase
+		sum.Connected = max(levels.Connected, s.Connected)
+		sum.InFlight = max(levels.InFlight, s.InFlight)
+		sum.Held = max(levels.Held, s.Held)
 	}
 	return sum, n
+}
+
+// Plus adds up the counts of two rows. T, Phase and the levels (Connected,
+// InFlight, Held) are those of s.
+func (s Second) Plus(o Second) Second {
+	for _, f := range []struct {
+		to   *int64
+		from int64
+	}{
+		{&s.Offered, o.Offered}, {&s.Written, o.Written}, {&s.Accepted, o.Accepted}, {&s.Refused, o.Refused},
+		{&s.Live, o.Live}, {&s.Drained, o.Drained}, {&s.Transition, o.Transition}, {&s.Proof, o.Proof},
+		{&s.Duplicates, o.Duplicates}, {&s.Logins, o.Logins}, {&s.Closed, o.Closed}, {&s.Dropped, o.Dropped},
+		{&s.Pushes, o.Pushes}, {&s.FramesIn, o.FramesIn}, {&s.FramesOut, o.FramesOut},
+		{&s.Unstarted, o.Unstarted}, {&s.Errors, o.Errors},
+	} {
+		*f.to += f.from
+	}
+	return s
 }
 
 // RoleNames returns the roles that have samples, in order of first appearance.

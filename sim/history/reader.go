@@ -24,6 +24,7 @@ type Run struct {
 	Roles    []RoleSample
 	Counters []CounterSample
 	Events   []Event
+	Rig      []Rig
 	Audit    *Audit // nil: the run ended before its proof, evidence is missing
 	// Problems says, for people, what could not be read: the incomplete last
 	// line of a killed run, a file that is missing. Empty for a whole run.
@@ -71,6 +72,9 @@ func Open(dir string) (*Run, error) {
 		return nil, err
 	}
 	if err := r.readStages(); err != nil {
+		return nil, err
+	}
+	if err := r.readRig(); err != nil {
 		return nil, err
 	}
 	return r, r.readAudit()

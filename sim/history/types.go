@@ -74,6 +74,24 @@ type Manifest struct {
 	Links         []ZoneLink        `json:"links,omitempty"`
 	Notes         []string          `json:"notes"`
 	Missing       []Missing         `json:"missing,omitempty"`
+	Agents        []Agent           `json:"agents,omitempty"` // none: the harness played everybody itself
+}
+
+// Agent is one of several processes that played the users of a run.
+type Agent struct {
+	Number int    `json:"number"` // from 1; instance of the role generator in roles.csv
+	Host   string `json:"host"`
+	PID    int    `json:"pid"`
+	// SameClock: it ran on the leader's machine, and its clock is the leader's.
+	// Else its clock was ahead by ClockAheadMs when it joined, which was taken
+	// out, and what is left of that over the run is at most ClockErrorMs.
+	SameClock    bool    `json:"same_clock"`
+	ClockAheadMs float64 `json:"clock_ahead_ms"`
+	ClockErrorMs float64 `json:"clock_error_ms"`
+	LateP99Ms    float64 `json:"late_p99_ms"` // of its actions, over the whole load
+	Actions      int64   `json:"actions"`
+	Died         string  `json:"died,omitempty"` // why it did not live to the end
+	DiedS        float64 `json:"died_s,omitempty"`
 }
 
 // Zone is a place of the deployment and what is there, as role/instance.
@@ -256,6 +274,12 @@ type AuditCost struct {
 	Replays    int     `json:"replays"`    // how often all were judged
 	WallS      float64 `json:"wall_s"`     // of all replays
 	CPUSeconds float64 `json:"cpu_s"`      // of the judging process during them
+}
+
+// Plus adds up two parts of a run.
+func (a PushAudit) Plus(b PushAudit) PushAudit {
+	return PushAudit{Checked: a.Checked + b.Checked, Missing: a.Missing + b.Missing, Dead: a.Dead + b.Dead,
+		Failed: a.Failed + b.Failed, Throttled: a.Throttled + b.Throttled, DeadAgain: a.DeadAgain + b.DeadAgain}
 }
 
 // PushAudit is about inbox rows older than the push delay: each has a push that

@@ -80,7 +80,7 @@ func Create(dir string, m *Manifest) (*Writer, error) {
 	if err := writeJSON(filepath.Join(dir, FileManifest), m); err != nil {
 		return nil, err
 	}
-	for _, name := range []string{FileLatency, FileSeries, FileRoles, FileCounters, FileEvents, FileStages} {
+	for _, name := range []string{FileLatency, FileSeries, FileRoles, FileCounters, FileEvents, FileStages, FileRig} {
 		f, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o666)
 		if err != nil {
 			w.closeFiles()
@@ -91,6 +91,7 @@ func Create(dir string, m *Manifest) (*Writer, error) {
 	w.write(FileLatency, hlogHeader(m.Start))
 	w.write(FileSeries, csvLine(columns(Second{})))
 	w.write(FileRoles, csvLine(columns(RoleSample{})))
+	w.write(FileRig, csvLine(columns(Rig{})))
 	if err := link(dir); err != nil {
 		// The run is worth more than the link.
 		w.write(FileEvents, jsonLine(Event{Kind: "warning", Detail: err.Error()}))

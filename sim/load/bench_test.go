@@ -187,6 +187,7 @@ func (t *tally) Interval(i history.Interval) error {
 func (t *tally) Role(history.RoleSample) error        { return nil }
 func (t *tally) Counters(history.CounterSample) error { return nil }
 func (t *tally) Stages(*history.Stages) error         { return nil }
+func (t *tally) Rig(history.Rig) error                { return nil }
 func (t *tally) Event(history.Event) error            { return nil }
 
 // ownCPU is the CPU that this process has used.

@@ -85,6 +85,7 @@ type Record interface {
 	Counters(history.CounterSample) error
 	Interval(history.Interval) error
 	Stages(*history.Stages) error
+	Rig(history.Rig) error
 	Event(history.Event) error
 }
 
@@ -104,9 +105,10 @@ type Config struct {
 
 	// Crew plays the users; nil: the engine itself does.
 	Crew Crew
-	// Shard, Entrance and Nonce are for an engine that is one of a crew (Follow):
-	// the users that it plays, the way in instead of Target, and what marks the
-	// bodies of this run, the same for all.
+	// Number, Shard, Entrance and Nonce are for an engine that is one of a crew
+	// (Follow): its number from 1, the users that it plays, the way in instead of
+	// Target, and what marks the bodies of this run, the same for all.
+	Number   int
 	Shard    workload.Shard
 	Entrance Entrance
 	Nonce    uint32

@@ -96,6 +96,7 @@ func (e *Engine) login(d *device) {
 	if err != nil {
 		e.readers.Done()
 		e.stats.errors.Add(1)
+		e.stats.short(err)
 		e.log.Debug("login", "user", d.key.User, "err", err)
 		e.lostConnection(d)
 		return

@@ -2,12 +2,15 @@ package load
 
 import (
 	"context"
+	"errors"
 	"runtime"
 	runtimemetrics "runtime/metrics"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"throng/sim/history"
+	"throng/sim/rig"
 )
 
 // stats are cumulative counts, read once a second.
@@ -19,6 +22,7 @@ type stats struct {
 	unstarted, errors                     atomic.Int64
 	silent                                atomic.Int64 // of dropped: ended by their heartbeat
 	expected                              atomic.Int64 // deliveries to devices that were online
+	noFiles, noPorts                      atomic.Int64 // connects that failed for want of one, since the last row
 	connected, inFlight, waiting, logging atomic.Int64 // gauges
 }
 
@@ -30,6 +34,17 @@ func (s *stats) second() history.Second {
 		Pushes: s.pushes.Load(), FramesIn: s.framesIn.Load(), FramesOut: s.framesOut.Load(),
 		Unstarted: s.unstarted.Load(), Errors: s.errors.Load(),
 		Connected: s.connected.Load(), InFlight: s.inFlight.Load(), Held: s.waiting.Load(),
+	}
+}
+
+// short counts a connect that failed because this process or machine had no
+// more to give.
+func (s *stats) short(err error) {
+	switch {
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		s.noFiles.Add(1)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		s.noPorts.Add(1)
 	}
 }
 
@@ -74,6 +89,7 @@ func (e *Engine) sampleLoop(ctx context.Context) {
 	next := time.NewTimer(0)
 	defer next.Stop()
 	var before history.Second
+	watch := rig.New()
 	for {
 		end := ctx.Err() != nil
 		now := e.now()
@@ -91,6 +107,9 @@ func (e *Engine) sampleLoop(ctx context.Context) {
 				e.record(e.cfg.History.Role(s))
 			}
 		}
+		row := watch.Read()
+		row.T, row.Instance, row.NoFiles, row.NoPorts = now.Seconds(), e.cfg.Number, e.stats.noFiles.Swap(0), e.stats.noPorts.Swap(0)
+		e.record(e.cfg.History.Rig(row))
 		e.cfg.Progress(Progress{Elapsed: now, Phase: phase, Second: sec, P50: p50, P99: p99, LateP99: late,
 			LoggingIn: e.stats.logging.Load(), Pending: int(e.pending.Load()), Judging: int(e.judging.share.Load()) - 1})
 		if end {

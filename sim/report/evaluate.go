@@ -41,6 +41,8 @@ func evaluate(run *history.Run, t *terms) *Result {
 	r.Processes = e.processes()
 	f := e.facts()
 	f.processes = r.Processes
+	r.Generator.Agents, r.Generator.Rig = agentsOf(m), e.rigs()
+	f.agents, f.rigs, f.shared = r.Generator.Agents, r.Generator.Rig, m.Target != "external"
 	j := judge(f)
 	r.Verdict, r.Gates = j.verdict, j.gates
 	r.Reasons = append(r.Reasons, j.reasons...)

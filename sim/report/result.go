@@ -9,7 +9,8 @@ import (
 //	1  first version
 //	2  2026-11-24: stages
 //	3  2026-11-24: audit: system messages, membership boundaries and cost; processes
-const SchemaVersion = 3
+//	4  2026-11-24: generator: agents and rig
+const SchemaVersion = 4
 
 // Verdict is the outcome of a run, a gate or a phase.
 type Verdict string
@@ -189,6 +190,8 @@ type AuditCost struct {
 type Generator struct {
 	LateMs      Latency `json:"late_ms"`       // gated phase
 	SpikeLateMs Latency `json:"spike_late_ms"` // on its own, never gates
+	Agents      []Agent `json:"agents"`        // empty: the harness played everybody itself
+	Rig         []Rig   `json:"rig"`           // empty: of a version that did not watch it
 }
 
 // Role is what a role cost. DemandUs is CPU microseconds for each piece of its

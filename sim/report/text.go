@@ -252,6 +252,7 @@ func (r *Result) markdown() string {
 	mdTable(&b, r.fanoutTable())
 	mdTable(&b, r.gateTable())
 	mdTable(&b, r.processTable())
+	mdTable(&b, r.agentTable())
 	if r.Estimate.NotUsable != "" {
 		fmt.Fprintf(&b, "No capacity estimate: %s.\n\n", md(r.Estimate.NotUsable))
 	} else {
@@ -309,6 +310,7 @@ func (r *Result) Terminal(w io.Writer, color bool) error {
 	}
 	p.table(r.fanoutTable())
 	p.table(r.phaseTable())
+	p.table(r.agentTable())
 	if g := r.spec.spec.Gates; g.RSSGrowthMax > 0 || g.GoroutineGrowthMax > 0 {
 		p.table(r.processTable())
 	}

@@ -44,6 +44,9 @@ type facts struct {
 	deliveries                 int64 // whole run
 
 	processes []Process
+	agents    []Agent
+	rigs      []Rig
+	shared    bool // the machine carries the target as well
 }
 
 // judgement is the verdict with what it rests on.
@@ -61,7 +64,7 @@ type judgement struct {
 // Everything that leaves evidence missing is inconclusive, never a pass.
 func judge(f facts) judgement {
 	var j judgement
-	if !j.missing(f.missing) {
+	if !j.missing(f.missing) && !j.died(f.agents) {
 		j.validity(f)
 		j.auditGates(f)
 		j.latencyGates(f)
@@ -122,6 +125,7 @@ func (j *judgement) validity(f facts) {
 		return
 	}
 	j.lateness(f)
+	j.rig(f)
 	tol := f.gates.RateTolerance
 	expected := f.plannedSends * f.seconds
 	j.rate("offered sends", f, float64(f.offered)/f.seconds, f.plannedSends, noise(tol, expected), true)
@@ -188,9 +192,13 @@ func (j *judgement) lateness(f facts) {
 		return
 	}
 	ok := f.late.value < limit
-	j.gate(g, Inconclusive, ok, "the generator was %s late at p99, limit %s", ms(Number(f.late.value)), ms(Number(limit)))
+	who := ""
 	if !ok {
-		j.limit("the generator was %s late at p99 (limit %s)", ms(Number(f.late.value)), ms(Number(limit)))
+		who = f.whoWasLate()
+	}
+	j.gate(g, Inconclusive, ok, "the generator was %s late at p99, limit %s%s", ms(Number(f.late.value)), ms(Number(limit)), who)
+	if !ok {
+		j.limit("the generator was %s late at p99 (limit %s%s)", ms(Number(f.late.value)), ms(Number(limit)), who)
 	}
 }
 

@@ -17,22 +17,31 @@ const (
 	baseBytes               = 1200 << 20 // processes, broker, stores
 	bytesPerSend            = 4 << 10    // of the whole run: log, rows, audit
 	spareFiles              = 500        // files of one process beside its sockets
+	socketsAnAgent          = 19_400     // unless the scenario says how many agents; a limit of 20,000 files is common
+	overMean                = 1.15       // sockets at a time over their mean
 )
 
 // Needs is what a run takes from its machine, estimated.
 type Needs struct {
-	OpenFiles   int64 // of the generator, and of all gateways together
-	MemoryBytes int64
-	Sends       int64 // of the whole run
+	Agents       int   // processes that play the users
+	AgentFiles   int64 // open files of each
+	GatewayFiles int64 // open files of each gateway
+	MemoryBytes  int64
+	Sends        int64 // of the whole run
 }
 
 // Needs estimates what the run takes when everything is on one machine.
 func (s *Spec) Needs() Needs {
 	r, ph := s.Resolved(), s.Phases
 	sends := r.SendsPerS*(ph.WarmupS+ph.SteadyS) + r.SpikeSendsPerS*ph.SpikeS + r.BacklogSends
-	sockets := r.Connections * 1.15
+	sockets := r.Connections * overMean
+	agents := s.Agents
+	if agents == 0 {
+		agents = max(1, int(math.Ceil(sockets/socketsAnAgent)))
+	}
 	return Needs{
-		OpenFiles:   int64(sockets) + spareFiles,
+		Agents:     agents,
+		AgentFiles: int64(sockets/float64(agents)) + spareFiles, GatewayFiles: int64(sockets/float64(s.Topology.Gateways)) + spareFiles,
 		MemoryBytes: baseBytes + int64(sockets*(generatorBytesPerSocket+gatewayBytesPerSocket+kernelBytesPerSocket)+sends*bytesPerSend),
 		Sends:       int64(sends),
 	}
@@ -44,9 +53,14 @@ func (s *Spec) Needs() Needs {
 func (s *Spec) Fits(openFiles uint64, memBytes int64) (problems []string, fitting float64) {
 	n := s.Needs()
 	factor := 1.0
-	if uint64(n.OpenFiles) > openFiles {
-		problems = append(problems, fmt.Sprintf("needs %d open files in one process, the limit is %d (ulimit -n)", n.OpenFiles, openFiles))
-		factor = max(0, float64(openFiles)-spareFiles) / float64(n.OpenFiles-spareFiles)
+	for _, of := range []struct {
+		files   int64
+		setting string
+	}{{n.AgentFiles, "agents"}, {n.GatewayFiles, "topology.gateways"}} {
+		if uint64(of.files) > openFiles {
+			problems = append(problems, fmt.Sprintf("needs %d open files in one process, the limit is %d (ulimit -n, or more %s)", of.files, openFiles, of.setting))
+			factor = min(factor, max(0, float64(openFiles)-spareFiles)/float64(of.files-spareFiles))
+		}
 	}
 	if n.MemoryBytes > memBytes {
 		problems = append(problems, fmt.Sprintf("needs about %.1f GiB of memory, there are %.1f", gib(n.MemoryBytes), gib(memBytes)))
@@ -165,7 +179,8 @@ func (s *Spec) describePhases(w io.Writer) {
 
 func (s *Spec) describeNeeds(w io.Writer) {
 	n := s.Needs()
-	fmt.Fprintf(w, "\nNeeds on one machine, estimated: %s open files in one process, %.1f GiB of memory; %s sends in the run\n", human(float64(n.OpenFiles)), gib(n.MemoryBytes), human(float64(n.Sends)))
+	fmt.Fprintf(w, "\nNeeds on one machine, estimated: %d agents with %s open files each, gateways with %s each, %.1f GiB of memory; %s sends in the run\n",
+		n.Agents, human(float64(n.AgentFiles)), human(float64(n.GatewayFiles)), gib(n.MemoryBytes), human(float64(n.Sends)))
 }
 
 func (s *Spec) describeParams(w io.Writer) {

@@ -54,6 +54,7 @@ func (s *Spec) fields() []field {
 		{path: "scale", kind: kindScale, min: 1e-8, max: 1, def: "1/5000", doc: "share of the whole service", to: &s.Scale},
 		{path: "seed", kind: kindInt, min: 0, max: unlimited, def: "1", doc: "everything random derives from it", to: &s.Seed},
 	}
+	out = append(out, field{path: "agents", kind: kindInt, min: 0, max: 200, def: "0", doc: "processes that play the users; 0: as many as the sockets need, 19,400 each; 1: the harness plays them itself", to: &s.Agents})
 	out = append(out, s.Topology.fields()...)
 	out = append(out, s.Infrastructure.fields()...)
 	out = append(out, s.Limits.fields()...)

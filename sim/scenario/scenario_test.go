@@ -215,7 +215,7 @@ func TestFits(t *testing.T) {
 		t.Errorf("does not fit a 2-core machine: %v", problems)
 	}
 	problems, fitting := s.Fits(4096, 24<<30)
-	if len(problems) != 1 || fitting <= 0 || fitting >= s.Scale {
+	if len(problems) != 2 || fitting <= 0 || fitting >= s.Scale { // agent and gateway
 		t.Fatalf("got %v, scale %v", problems, fitting)
 	}
 	smaller, err := s.WithOverrides(&fitting, nil, nil)
@@ -224,5 +224,30 @@ func TestFits(t *testing.T) {
 	}
 	if problems, _ := smaller.Fits(4096, 24<<30); len(problems) != 0 {
 		t.Errorf("the scale that should fit does not: %v", problems)
+	}
+}
+
+// More processes need fewer files each; how many agents there are follows from
+// the sockets where nobody says it.
+func TestManySocketsTakeSeveralProcesses(t *testing.T) {
+	const large = "scale: 1/2000\ntopology: {gateways: 3}\n"
+	s := parse(t, minimal+large)
+	n := s.Needs()
+	if n.Agents != 3 || n.AgentFiles > 20_000 || n.GatewayFiles > 20_000 {
+		t.Errorf("41,600 sockets need %+v", n)
+	}
+	if problems, _ := s.Fits(20_000, 24<<30); len(problems) != 0 {
+		t.Errorf("they do not fit: %v", problems)
+	}
+	one, err := s.WithAgents(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	problems, _ := one.Fits(20_000, 24<<30)
+	if len(problems) != 1 || !strings.Contains(problems[0], "more agents") {
+		t.Errorf("one agent for all of them: %v", problems)
+	}
+	if _, err := s.WithAgents(1000); err == nil {
+		t.Error("1,000 agents were taken")
 	}
 }

@@ -39,6 +39,7 @@ type Spec struct {
 	Connection string  // foreground, legacy
 	Scale      float64 // share of the whole service, 1/5000 = 0.0002
 	Seed       uint64
+	Agents     int // processes that play the users, 0: see Needs
 	Topology   Topology
 	Phases     Phases
 	Extra      []Stratum
@@ -240,5 +241,12 @@ func (s *Spec) WithOverrides(scale, steadyS *float64, seed *uint64) (*Spec, erro
 	if seed != nil {
 		c.Seed = *seed
 	}
+	return Parse("overridden scenario", c.YAML())
+}
+
+// WithAgents returns a copy that is played by another number of agents.
+func (s *Spec) WithAgents(n int) (*Spec, error) {
+	c := *s
+	c.Agents = n
 	return Parse("overridden scenario", c.YAML())
 }

@@ -313,6 +313,9 @@ func (e *Embedded) Gateways() []string {
 	return urls
 }
 
+// Key signs tokens.
+func (e *Embedded) Key() wire.Key { return e.cfg.Key }
+
 // Config returns the deployment that was started.
 func (e *Embedded) Config() system.Config { return e.sys }
 

@@ -54,7 +54,7 @@ func (r *runner) openExternal() error {
 	if f.Generation < 0 {
 		generation = uint64(r.start.Unix()/generationS) % population.Generations
 	}
-	r.pop = r.pop.Generation(generation)
+	r.pop, r.generation = r.pop.Generation(generation), generation
 	t := external.New(f)
 	r.target, r.missing = t, undeclared(r.spec, t)
 	for _, m := range r.missing {

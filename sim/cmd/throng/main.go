@@ -122,7 +122,7 @@ start, 70 throng itself failed.`,
 	root.SetOut(c.stdout)
 	root.SetErr(c.stderr)
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(c.runCommand(), c.scenarioCommand(), c.reportCommand(), c.compareCommand(), c.versionCommand())
+	root.AddCommand(c.runCommand(), c.agentCommand(), c.scenarioCommand(), c.reportCommand(), c.compareCommand(), c.versionCommand())
 	return root
 }
 
@@ -155,7 +155,7 @@ func versions() map[string]string {
 	for _, d := range info.Deps {
 		switch d.Path {
 		case "github.com/segmentio/kafka-go", "github.com/gorilla/websocket", "github.com/twmb/franz-go/pkg/kfake",
-			"github.com/alicebob/miniredis/v2", "modernc.org/sqlite", "google.golang.org/grpc", "github.com/redis/rueidis":
+			"github.com/alicebob/miniredis/v2", "github.com/nats-io/nats-server/v2", "modernc.org/sqlite", "google.golang.org/grpc", "github.com/redis/rueidis":
 			out[d.Path] = d.Version
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -12,7 +13,7 @@ import (
 
 func TestMain(m *testing.M) {
 	// The target starts the roles by executing this binary again.
-	if len(os.Args) > 1 && (os.Args[1] == "chatd" || os.Args[1] == "embedded" || os.Args[1] == "containers") {
+	if len(os.Args) > 1 && slices.Contains([]string{"chatd", "embedded", "containers", "agent"}, os.Args[1]) {
 		main()
 	}
 	os.Exit(m.Run())
@@ -74,6 +75,9 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"compare", "nowhere"}, "accepts 2 arg"},
 		{[]string{"compare", "../../../testdata/runs/synthetic", "nowhere"}, "not a run folder"},
 		{[]string{"compare", "../../../testdata/runs/synthetic", "../../../testdata/runs/synthetic", "--json", "--md"}, "one of them"},
+		{[]string{"run", "smoke", "--agents", "2", "--agents-elsewhere", "1"}, "--listen host:port"},
+		{[]string{"run", "../../../scenarios/smoke.yaml", "--agents", "500"}, `agents: given "500"`},
+		{[]string{"agent"}, "--join nats://HOST:PORT"},
 		{[]string{"fly"}, "unknown command"},
 	} {
 		var out, errs bytes.Buffer
@@ -88,7 +92,7 @@ func TestHelpNamesEveryVerb(t *testing.T) {
 	if code := run([]string{"--help"}, &out, &errs); code != exitPass {
 		t.Fatalf("exit code %d: %s", code, errs.String())
 	}
-	for _, verb := range []string{"run", "scenario", "report", "compare", "version", "Exit codes"} {
+	for _, verb := range []string{"run", "agent", "scenario", "report", "compare", "version", "Exit codes"} {
 		if !strings.Contains(out.String(), verb) {
 			t.Errorf("--help does not mention %q", verb)
 		}

@@ -34,7 +34,8 @@ type runFlags struct {
 	attach, reason string
 	seed           uint64
 	seedSet        bool
-	images         map[string]string // of infrastructure in containers, by role
+	agentFlags
+	images map[string]string // of infrastructure in containers, by role
 }
 
 func (c *cli) runCommand() *cobra.Command {
@@ -64,6 +65,7 @@ SCENARIO is a file, or the name of one under scenarios/.`,
 	cmd.Flags().Float64Var(&f.maxRate, "max-rate", 0, "most sends a second that an external target may get (default: its file's max_sends_per_s, or 100)")
 	cmd.Flags().StringToStringVar(&f.images, "image", nil, "image of infrastructure in containers, as kafka=NAME, mysql=NAME or redis=NAME, once for each; before THRONG_IMAGE_KAFKA and so on")
 	cmd.Flags().StringVar(&f.pprof, "pprof", "", "serves profiles of the generator at this address, as 127.0.0.1:6060")
+	f.agentFlags.add(cmd)
 	cmd.Flags().StringVar(&f.attach, "attach", "", "file that describes a running target, for the generator in a container")
 	cmd.Flags().StringVar(&f.reason, "reason", "", "why the target was chosen, for --attach")
 	_ = cmd.Flags().MarkHidden("attach")
@@ -77,6 +79,9 @@ func plants() []string { return []string{"drop", "ack-early", "commit-early", "e
 func (c *cli) runScenario(name string, f *runFlags) error {
 	stack, reason, err := c.chooseStack(f)
 	if err != nil {
+		return &codedError{exitUsage, err}
+	}
+	if err := f.agentFlags.check(); err != nil {
 		return &codedError{exitUsage, err}
 	}
 	spec, err := loadSpec(name, f)
@@ -178,6 +183,8 @@ type runner struct {
 	target   target.Target
 	missing  []history.Missing // what the target does not declare
 	notes    []string          // for the manifest
+
+	generation uint64 // of the population
 }
 
 // prepare makes the run folder and the target.
@@ -265,6 +272,9 @@ func (r *runner) replay(stack string) string {
 	for _, role := range slices.Sorted(maps.Keys(r.flags.images)) {
 		more += fmt.Sprintf(" --image %s=%s", role, r.flags.images[role])
 	}
+	if n := r.spec.Needs().Agents; n > 1 {
+		more += fmt.Sprintf(" --agents %d", n)
+	}
 	return fmt.Sprintf("throng run %s --stack %s%s --seed %d --scale %g --duration %gs",
 		r.spec.Name, stack, more, r.spec.Seed, r.spec.Scale, r.spec.Phases.SteadyS)
 }
@@ -294,11 +304,7 @@ func (r *runner) run() error {
 	if x, ok := r.target.(*external.Target); ok {
 		cfg.TLS = x.TLS()
 	}
-	engine, err := load.New(cfg)
-	if err != nil {
-		return &codedError{exitInternal, err}
-	}
-	out, err := engine.Run(r.soft, r.hard)
+	out, err := r.play(cfg)
 	if out != nil {
 		r.manifest.Phases, r.manifest.Interrupted = out.Phases, out.Interrupted
 		if out.FeedEnded != nil {
@@ -308,7 +314,7 @@ func (r *runner) run() error {
 			r.progress.line("audit: %v", err)
 		}
 		if clean(&out.Audit) {
-			_ = os.Remove(spool.Name()) // else it is evidence
+			removeSpools(r.dir) // else they are evidence
 		}
 	}
 	r.manifest.Interrupted = r.manifest.Interrupted || err != nil
@@ -331,9 +337,36 @@ func createSpool(dir string) (*os.File, error) {
 	return f, nil
 }
 
+// removeSpools removes the spools of all engines.
+func removeSpools(dir string) {
+	all, _ := filepath.Glob(filepath.Join(dir, "audit*.spool")) // the pattern is a good one
+	for _, name := range all {
+		_ = os.Remove(name)
+	}
+}
+
 // clean says that everything was proved.
 func clean(a *history.Audit) bool {
 	return a.Proved == a.Expected && a.Foreign+a.Duplicated+a.Reordered == 0 && len(a.Problems) == 0
+}
+
+// play carries out the load, in this process or led by it.
+func (r *runner) play(cfg load.Config) (*load.Outcome, error) {
+	soft, stop := context.WithCancel(r.soft)
+	defer stop()
+	lead, err := r.assemble(soft, &cfg, func(who string) {
+		r.progress.line("%s; the load stops", who)
+		stop()
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer r.dismiss(lead)
+	engine, err := load.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return engine.Run(soft, r.hard)
 }
 
 // report makes the report of the finished run folder and prints it.

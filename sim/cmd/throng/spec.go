@@ -48,6 +48,11 @@ func loadSpec(name string, f *runFlags) (*scenario.Spec, error) {
 	if spec, err = spec.WithOverrides(scale, steady, seed); err != nil {
 		return nil, &codedError{exitUsage, err}
 	}
+	if f.agents > 0 {
+		if spec, err = spec.WithAgents(f.agents); err != nil {
+			return nil, &codedError{exitUsage, err}
+		}
+	}
 	return spec, nil
 }
 

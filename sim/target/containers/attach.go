@@ -90,6 +90,9 @@ func (t *Attached) operator() *target.Admin {
 	return &target.Admin{HTTP: t.http, Key: t.key, URL: t.a.Admin}
 }
 
+// Key signs tokens.
+func (t *Attached) Key() wire.Key { return t.key }
+
 // Token returns a token that is good for a day.
 func (t *Attached) Token(user uint64, device uint32) (string, error) {
 	return t.operator().Token(user, device)

@@ -78,6 +78,9 @@ func (t *Target) TLS() *tls.Config {
 	return &tls.Config{RootCAs: t.f.CA, MinVersion: tls.VersionTLS12}
 }
 
+// Key signs tokens; nil where they were made before.
+func (t *Target) Key() wire.Key { return t.f.Key }
+
 // Name returns "external".
 func (t *Target) Name() string { return "external" }
 

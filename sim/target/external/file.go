@@ -26,6 +26,7 @@ type File struct {
 	Name         string
 	Gateways     []string          // ws://host:port or wss://host:port
 	CA           *x509.CertPool    // for wss:// and https://; nil: the system's
+	CAPEM        []byte            // what CA was made of
 	AllowLoad    bool              // hosts of other machines may be loaded
 	MaxSendsPerS float64           // of any phase
 	Versions     map[string]string // of components, as declared
@@ -155,7 +156,7 @@ func setKey(f *File, s string) (err error) {
 }
 
 func setCA(f *File, s string) error {
-	f.CA = x509.NewCertPool()
+	f.CA, f.CAPEM = x509.NewCertPool(), []byte(s)
 	if !f.CA.AppendCertsFromPEM([]byte(s)) {
 		return errors.New("it has no certificate in PEM")
 	}
