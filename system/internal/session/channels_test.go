@@ -74,103 +74,97 @@ func (g *gateway) hear(want string) (others []string) {
 	}
 }
 
-func TestChannels(t *testing.T) {
-	servers(t, func(t *testing.T, s server) {
-		n := number()
-		a := start(t, s.addr, fmt.Sprint("a", n), 1, nil)
-		b := start(t, s.addr, fmt.Sprint("b", n), 1, nil)
-		topic := fmt.Sprint("u", n)
-		b.Subscribe(topic)
-		receive(t, a, b, topic)
-		// Many at once, in more than one exchange.
-		for i := range 3 * batchOps {
-			b.Subscribe(fmt.Sprint(topic, "-", i))
-		}
-		for i := 0; i < 3*batchOps; i += 31 {
-			receive(t, a, b, fmt.Sprint(topic, "-", i))
-		}
-		b.Unsubscribe(topic)
-		b.Subscribe(topic + "-last")
-		receive(t, a, b, topic+"-last")
-		a.Publish(topic, []byte("unwanted"))
-		a.Publish(topic+"-last", []byte("end"))
-		if others := b.hear(topic + "-last end"); slices.Contains(others, topic+" unwanted") {
-			t.Error("a message came after Unsubscribe")
-		}
-	})
+func channels(t *testing.T, s server) {
+	n := number()
+	a := start(t, s.addr, fmt.Sprint("a", n), 1, nil)
+	b := start(t, s.addr, fmt.Sprint("b", n), 1, nil)
+	topic := fmt.Sprint("u", n)
+	b.Subscribe(topic)
+	receive(t, a, b, topic)
+	// Many at once, in more than one exchange.
+	for i := range 3 * batchOps {
+		b.Subscribe(fmt.Sprint(topic, "-", i))
+	}
+	for i := 0; i < 3*batchOps; i += 31 {
+		receive(t, a, b, fmt.Sprint(topic, "-", i))
+	}
+	b.Unsubscribe(topic)
+	b.Subscribe(topic + "-last")
+	receive(t, a, b, topic+"-last")
+	a.Publish(topic, []byte("unwanted"))
+	a.Publish(topic+"-last", []byte("end"))
+	if others := b.hear(topic + "-last end"); slices.Contains(others, topic+" unwanted") {
+		t.Error("a message came after Unsubscribe")
+	}
 }
 
 // A message goes to each gateway that is interested, to no other, and not through
 // Redis to the one that publishes it.
-func TestInterest(t *testing.T) {
-	servers(t, func(t *testing.T, s server) {
-		n := number()
-		topic := fmt.Sprint("g", n)
-		var g [3]*gateway
-		for i := range g {
-			g[i] = start(t, s.addr, fmt.Sprint("a/", n, "-", i), 1, nil)
-		}
-		for _, to := range g[1:] { // it listens to its channel from now on
-			to.Subscribe(topic + "-0")
-			receive(t, g[0], to, topic+"-0")
-			to.Unsubscribe(topic + "-0")
-			to.settle()
-		}
-		if p := g[0].published(topic); p != 0 {
-			t.Errorf("nobody is interested: %v messages", p)
-		}
-		g[0].Subscribe(topic)
-		g[0].settle()
-		if p := g[0].published(topic); p != 0 {
-			t.Errorf("only its own clients are interested: %v messages", p)
-		}
-		g[0].hear(topic + " x")
-		g[1].Subscribe(topic)
-		g[1].Subscribe(topic + "-2")
-		g[2].Subscribe(topic)
-		g[1].settle() // an interest is recorded before what was asked for after it is looked up
-		g[2].settle()
-		if p := g[0].published(topic); p != 2 {
-			t.Errorf("two others are interested: %v messages", p)
-		}
-		for i := range g {
-			g[i].hear(topic + " x")
-		}
-		g[2].Unsubscribe(topic)
-		g[2].settle()
-		if p := g[0].published(topic); p != 1 {
-			t.Errorf("one other is interested: %v messages", p)
-		}
-	})
+func interest(t *testing.T, s server) {
+	n := number()
+	topic := fmt.Sprint("g", n)
+	var g [3]*gateway
+	for i := range g {
+		g[i] = start(t, s.addr, fmt.Sprint("a/", n, "-", i), 1, nil)
+	}
+	for _, to := range g[1:] { // it listens to its channel from now on
+		to.Subscribe(topic + "-0")
+		receive(t, g[0], to, topic+"-0")
+		to.Unsubscribe(topic + "-0")
+		to.settle()
+	}
+	if p := g[0].published(topic); p != 0 {
+		t.Errorf("nobody is interested: %v messages", p)
+	}
+	g[0].Subscribe(topic)
+	g[0].settle()
+	if p := g[0].published(topic); p != 0 {
+		t.Errorf("only its own clients are interested: %v messages", p)
+	}
+	g[0].hear(topic + " x")
+	g[1].Subscribe(topic)
+	g[1].Subscribe(topic + "-2")
+	g[2].Subscribe(topic)
+	g[1].settle() // an interest is recorded before what was asked for after it is looked up
+	g[2].settle()
+	if p := g[0].published(topic); p != 2 {
+		t.Errorf("two others are interested: %v messages", p)
+	}
+	for i := range g {
+		g[i].hear(topic + " x")
+	}
+	g[2].Unsubscribe(topic)
+	g[2].settle()
+	if p := g[0].published(topic); p != 1 {
+		t.Errorf("one other is interested: %v messages", p)
+	}
 }
 
 // The interest of a gateway that was killed brings nothing to its next life.
-func TestInterestOfKilledGateway(t *testing.T) {
-	servers(t, func(t *testing.T, s server) {
-		n := number()
-		name, topic := fmt.Sprint("gw", n), fmt.Sprint("u", n)
-		a := start(t, s.addr, name+"-a", 1, nil)
-		dead := start(t, s.addr, name, 1, nil)
-		dead.Subscribe(topic)
-		receive(t, a, dead, topic)
-		dead.stop() // without a word about its interest
-		again := start(t, s.addr, name, 2, nil)
-		again.Subscribe(topic + "-2")
-		receive(t, a, again, topic+"-2")
-		again.Subscribe(topic)
-		again.settle()
-		a.Publish(topic, []byte("once"))
-		a.Publish(topic, []byte("end"))
-		once := 0
-		for _, got := range again.hear(topic + " end") {
-			if got == topic+" once" {
-				once++
-			}
+func interestOfKilledGateway(t *testing.T, s server) {
+	n := number()
+	name, topic := fmt.Sprint("gw", n), fmt.Sprint("u", n)
+	a := start(t, s.addr, name+"-a", 1, nil)
+	dead := start(t, s.addr, name, 1, nil)
+	dead.Subscribe(topic)
+	receive(t, a, dead, topic)
+	dead.stop() // without a word about its interest
+	again := start(t, s.addr, name, 2, nil)
+	again.Subscribe(topic + "-2")
+	receive(t, a, again, topic+"-2")
+	again.Subscribe(topic)
+	again.settle()
+	a.Publish(topic, []byte("once"))
+	a.Publish(topic, []byte("end"))
+	once := 0
+	for _, got := range again.hear(topic + " end") {
+		if got == topic+" once" {
+			once++
 		}
-		if once != 1 {
-			t.Errorf("heard %d times", once)
-		}
-	})
+	}
+	if once != 1 {
+		t.Errorf("heard %d times", once)
+	}
 }
 
 // An interest is renewed while there is one, and what a killed gateway leaves

@@ -12,6 +12,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/redis/rueidis"
 	"go.uber.org/goleak"
 )
 
@@ -29,6 +30,19 @@ const patience = 10 * time.Second
 type server struct {
 	addr    string
 	advance func(time.Duration)
+	cut     func(*testing.T) // breaks every connection
+}
+
+// TestConformance is what the registry does, on miniredis, on which embedded
+// deployments run, and on a real Redis (see servers).
+func TestConformance(t *testing.T) {
+	for name, test := range map[string]func(t *testing.T, s server){
+		"register": registers, "leases": leases, "presence": presence, "channels": channels,
+		"interest": interest, "interest of a killed gateway": interestOfKilledGateway,
+		"a stale gateway": staleGateway, "forgetful": forgets, "lost connections": losesConnections, "time to live": timeToLive,
+	} {
+		t.Run(name, func(t *testing.T) { servers(t, test) })
+	}
 }
 
 // servers runs a test on miniredis and, if THRONG_REDIS_ADDR names one, on a
@@ -36,14 +50,23 @@ type server struct {
 func servers(t *testing.T, test func(t *testing.T, s server)) {
 	t.Run("miniredis", func(t *testing.T) {
 		m := miniredis.RunT(t)
-		test(t, server{addr: m.Addr(), advance: m.FastForward})
+		test(t, server{addr: m.Addr(), advance: m.FastForward, cut: func(t *testing.T) {
+			addr := m.Addr()
+			m.Close() // it keeps its keys
+			until(t, "the port to be free", func() bool { return m.StartAddr(addr) == nil })
+		}})
 	})
 	t.Run("redis", func(t *testing.T) {
 		addr := os.Getenv("THRONG_REDIS_ADDR")
 		if addr == "" {
 			t.Skip("THRONG_REDIS_ADDR is not set")
 		}
-		test(t, server{addr: addr, advance: func(d time.Duration) { <-time.After(d) }})
+		s := server{addr: addr, advance: func(d time.Duration) { <-time.After(d) }}
+		s.cut = func(t *testing.T) {
+			s.do(t, "CLIENT", "KILL", "TYPE", "normal")
+			s.do(t, "CLIENT", "KILL", "TYPE", "pubsub")
+		}
+		test(t, s)
 	})
 }
 
@@ -104,111 +127,105 @@ func (g *gateway) lookup(user uint64) User {
 	return m[user]
 }
 
-func TestRegisterAndUnregister(t *testing.T) {
-	servers(t, func(t *testing.T, s server) {
-		user := number()
-		a := start(t, s.addr, fmt.Sprint("a/@", user), 7, nil)
-		b := start(t, s.addr, fmt.Sprint("b", user), 8, nil)
-		if u := a.lookup(user); len(u.Sessions) != 0 || !u.LastSeen.IsZero() {
-			t.Fatalf("before: %+v", u)
+func registers(t *testing.T, s server) {
+	user := number()
+	a := start(t, s.addr, fmt.Sprint("a/@", user), 7, nil)
+	b := start(t, s.addr, fmt.Sprint("b", user), 8, nil)
+	if u := a.lookup(user); len(u.Sessions) != 0 || !u.LastSeen.IsZero() {
+		t.Fatalf("before: %+v", u)
+	}
+	a.Register(user, 0, 11)
+	b.Register(user, 1, 12)
+	until(t, "both devices", func() bool { return len(b.lookup(user).Sessions) == 2 })
+	for _, x := range b.lookup(user).Sessions {
+		want := Session{Device: 0, Gateway: a.name, Incarnation: 7, Conn: 11, Since: x.Since}
+		if x.Device == 1 {
+			want = Session{Device: 1, Gateway: b.name, Incarnation: 8, Conn: 12, Since: x.Since}
 		}
-		a.Register(user, 0, 11)
-		b.Register(user, 1, 12)
-		until(t, "both devices", func() bool { return len(b.lookup(user).Sessions) == 2 })
-		for _, x := range b.lookup(user).Sessions {
-			want := Session{Device: 0, Gateway: a.name, Incarnation: 7, Conn: 11, Since: x.Since}
-			if x.Device == 1 {
-				want = Session{Device: 1, Gateway: b.name, Incarnation: 8, Conn: 12, Since: x.Since}
-			}
-			if x != want || time.Since(x.Since).Abs() > time.Minute {
-				t.Errorf("session %+v, want %+v", x, want)
-			}
+		if x != want || time.Since(x.Since).Abs() > time.Minute {
+			t.Errorf("session %+v, want %+v", x, want)
 		}
-		// The device has connected again before the end of its old connection
-		// is recorded: the new entry stays.
-		a.Register(user, 0, 21)
-		a.Unregister(user, 0, 11, true)
-		until(t, "the old connection to be gone", func() bool {
-			u := a.lookup(user)
-			return len(u.Sessions) == 2 && !u.LastSeen.IsZero()
-		})
-		for _, x := range a.lookup(user).Sessions {
-			if x.Conn == 11 {
-				t.Errorf("still there: %+v", x)
-			}
-		}
-		a.Unregister(user, 0, 21, true)
-		b.Unregister(user, 1, 12, true)
-		until(t, "nobody", func() bool { return len(a.lookup(user).Sessions) == 0 })
-		if seen := a.lookup(user).LastSeen; time.Since(seen).Abs() > time.Minute {
-			t.Errorf("last seen %v", seen)
-		}
+	}
+	// The device has connected again before the end of its old connection
+	// is recorded: the new entry stays.
+	a.Register(user, 0, 21)
+	a.Unregister(user, 0, 11, true)
+	until(t, "the old connection to be gone", func() bool {
+		u := a.lookup(user)
+		return len(u.Sessions) == 2 && !u.LastSeen.IsZero()
 	})
+	for _, x := range a.lookup(user).Sessions {
+		if x.Conn == 11 {
+			t.Errorf("still there: %+v", x)
+		}
+	}
+	a.Unregister(user, 0, 21, true)
+	b.Unregister(user, 1, 12, true)
+	until(t, "nobody", func() bool { return len(a.lookup(user).Sessions) == 0 })
+	if seen := a.lookup(user).LastSeen; time.Since(seen).Abs() > time.Minute {
+		t.Errorf("last seen %v", seen)
+	}
 }
 
-func TestLease(t *testing.T) {
-	servers(t, func(t *testing.T, s server) {
-		user := number()
-		name := fmt.Sprint("gw", user)
-		reader := start(t, s.addr, name+"-reader", 1, nil)
-		// Killed: it renews nothing and says nothing.
-		dead := start(t, s.addr, name, 1, func(c *Config) { c.RenewEvery = time.Hour })
-		dead.Register(user, 0, 5)
-		until(t, "entry", func() bool { return len(reader.lookup(user).Sessions) == 1 })
-		s.advance(600 * time.Millisecond)
-		if u := reader.lookup(user); len(u.Sessions) != 0 {
-			t.Fatalf("entry outlives the lease: %+v", u)
-		}
-		// A gateway of that name comes back; the entry of its former life is dead.
-		again := start(t, s.addr, name, 2, nil)
-		again.Register(user+1, 0, 5)
-		until(t, "new entry", func() bool { return len(reader.lookup(user+1).Sessions) == 1 })
-		if u := reader.lookup(user); len(u.Sessions) != 0 {
-			t.Fatalf("entry of an earlier incarnation: %+v", u)
-		}
-	})
+func leases(t *testing.T, s server) {
+	user := number()
+	name := fmt.Sprint("gw", user)
+	reader := start(t, s.addr, name+"-reader", 1, nil)
+	// Killed: it renews nothing and says nothing.
+	dead := start(t, s.addr, name, 1, func(c *Config) { c.RenewEvery = time.Hour })
+	dead.Register(user, 0, 5)
+	until(t, "entry", func() bool { return len(reader.lookup(user).Sessions) == 1 })
+	s.advance(600 * time.Millisecond)
+	if u := reader.lookup(user); len(u.Sessions) != 0 {
+		t.Fatalf("entry outlives the lease: %+v", u)
+	}
+	// A gateway of that name comes back; the entry of its former life is dead.
+	again := start(t, s.addr, name, 2, nil)
+	again.Register(user+1, 0, 5)
+	until(t, "new entry", func() bool { return len(reader.lookup(user+1).Sessions) == 1 })
+	if u := reader.lookup(user); len(u.Sessions) != 0 {
+		t.Fatalf("entry of an earlier incarnation: %+v", u)
+	}
 }
 
-func TestPresence(t *testing.T) {
-	servers(t, func(t *testing.T, s server) {
-		user := number()
-		g := start(t, s.addr, fmt.Sprint("gw", user), 1, nil)
-		ask := func() (online bool, seen time.Time) {
-			type answer struct {
-				online bool
-				seen   time.Time
-			}
-			got := make(chan answer, 1)
-			g.Presence(user, func(online bool, seen time.Time) { got <- answer{online, seen} })
-			select {
-			case a := <-got:
-				return a.online, a.seen
-			case <-time.After(patience):
-				t.Fatal("no answer")
-				return
-			}
+func presence(t *testing.T, s server) {
+	user := number()
+	g := start(t, s.addr, fmt.Sprint("gw", user), 1, nil)
+	ask := func() (online bool, seen time.Time) {
+		type answer struct {
+			online bool
+			seen   time.Time
 		}
-		if online, seen := ask(); online || !seen.IsZero() {
-			t.Errorf("nobody: %v %v", online, seen)
+		got := make(chan answer, 1)
+		g.Presence(user, func(online bool, seen time.Time) { got <- answer{online, seen} })
+		select {
+		case a := <-got:
+			return a.online, a.seen
+		case <-time.After(patience):
+			t.Fatal("no answer")
+			return
 		}
-		g.Register(user, 3, 1)
-		until(t, "online", func() bool { online, _ := ask(); return online })
-		g.Unregister(user, 3, 1, true)
-		until(t, "offline", func() bool { online, seen := ask(); return !online && !seen.IsZero() })
-		// Whoever hides is not there, and what was known is erased.
-		g.Register(user, 3, 2)
-		g.Hide(2, true)
-		until(t, "hidden", func() bool {
-			online, seen := ask()
-			u := g.lookup(user)
-			return !online && seen.IsZero() && u.Hidden && u.LastSeen.IsZero() && len(u.Sessions) == 1
-		})
-		g.Unregister(user, 3, 2, false)
-		until(t, "hidden and gone", func() bool { u := g.lookup(user); return u.Hidden && u.LastSeen.IsZero() && len(u.Sessions) == 0 })
-		g.Register(user, 3, 3)
-		g.Hide(3, false)
-		until(t, "shown again", func() bool { online, _ := ask(); return online && !g.lookup(user).Hidden })
+	}
+	if online, seen := ask(); online || !seen.IsZero() {
+		t.Errorf("nobody: %v %v", online, seen)
+	}
+	g.Register(user, 3, 1)
+	until(t, "online", func() bool { online, _ := ask(); return online })
+	g.Unregister(user, 3, 1, true)
+	until(t, "offline", func() bool { online, seen := ask(); return !online && !seen.IsZero() })
+	// Whoever hides is not there, and what was known is erased.
+	g.Register(user, 3, 2)
+	g.Hide(2, true)
+	until(t, "hidden", func() bool {
+		online, seen := ask()
+		u := g.lookup(user)
+		return !online && seen.IsZero() && u.Hidden && u.LastSeen.IsZero() && len(u.Sessions) == 1
 	})
+	g.Unregister(user, 3, 2, false)
+	until(t, "hidden and gone", func() bool { u := g.lookup(user); return u.Hidden && u.LastSeen.IsZero() && len(u.Sessions) == 0 })
+	g.Register(user, 3, 3)
+	g.Hide(3, false)
+	until(t, "shown again", func() bool { online, _ := ask(); return online && !g.lookup(user).Hidden })
 }
 
 // Redis goes away, with all it knew, and comes back at the same address.
@@ -277,23 +294,97 @@ func TestDeadRedisBlocksNobody(t *testing.T) {
 	g.stop()
 }
 
+// do sends a command to the server.
+func (s server) do(t *testing.T, command ...string) int64 {
+	t.Helper()
+	c, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{s.addr}, ForceSingleClient: true, DisableCache: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	n, err := c.Do(t.Context(), c.B().Arbitrary(command...).Build()).AsInt64()
+	if err != nil {
+		t.Fatalf("%v: %v", command, err)
+	}
+	return n
+}
+
 // What is known of a user ends some time, whether they are connected or not.
-func TestTimeToLiveOfUser(t *testing.T) {
-	m := miniredis.RunT(t)
-	g := start(t, m.Addr(), "gw", 1, nil)
-	for conn := range uint64(2) {
-		g.Register(5, 0, conn)
-		until(t, "entry", func() bool { return len(g.lookup(5).Sessions) == 1 })
-		if ttl := m.TTL(userKey(5)); ttl != keep {
-			t.Errorf("connection %d: the hash lives %v", conn, ttl)
-		}
-		g.Unregister(5, 0, conn, true)
-		until(t, "its end", func() bool { return len(g.lookup(5).Sessions) == 0 })
-		if ttl := m.TTL(userKey(5)); ttl != keep {
-			t.Errorf("after connection %d: the hash lives %v", conn, ttl)
+func timeToLive(t *testing.T, s server) {
+	user := number()
+	g := start(t, s.addr, fmt.Sprint("gw", user), 1, nil)
+	lives := func(when string) {
+		t.Helper()
+		ttl := time.Duration(s.do(t, "TTL", userKey(user))) * time.Second
+		if ttl > keep || ttl < keep-time.Minute {
+			t.Errorf("%s the hash lives %v", when, ttl)
 		}
 	}
-	g.stop()
+	for conn := range uint64(2) {
+		g.Register(user, 0, conn)
+		until(t, "entry", func() bool { return len(g.lookup(user).Sessions) == 1 })
+		lives(fmt.Sprintf("connection %d:", conn))
+		g.Unregister(user, 0, conn, true)
+		until(t, "its end", func() bool { return len(g.lookup(user).Sessions) == 0 })
+		lives(fmt.Sprintf("after connection %d:", conn))
+	}
+}
+
+// A gateway that was taken for dead, and whose place another has taken, owns
+// nothing any more: neither what it registered before nor what it registers now
+// is believed, and it cannot end what its successor has.
+func staleGateway(t *testing.T, s server) {
+	user := number()
+	name := fmt.Sprint("gw", user)
+	reader := start(t, s.addr, name+"-reader", 1, nil)
+	stale := start(t, s.addr, name, 1, func(c *Config) { c.RenewEvery = time.Hour })
+	stale.Register(user, 0, 5)
+	until(t, "entry", func() bool { return len(reader.lookup(user).Sessions) == 1 })
+	again := start(t, s.addr, name, 2, nil)
+	again.Register(user, 0, 5)
+	successor := func() bool {
+		u := reader.lookup(user)
+		return len(u.Sessions) == 1 && u.Sessions[0].Incarnation == 2
+	}
+	until(t, "the successor's entry alone", successor)
+	stale.Register(user, 1, 6)
+	stale.settle()
+	stale.Unregister(user, 0, 5, true)
+	stale.settle()
+	until(t, "the stale one's end to be recorded", func() bool { return !reader.lookup(user).LastSeen.IsZero() })
+	if !successor() {
+		t.Errorf("a stale gateway has changed what its successor has: %+v", reader.lookup(user))
+	}
+}
+
+// Redis forgets everything without any connection breaking.
+func forgets(t *testing.T, s server) {
+	user := number()
+	name := fmt.Sprint("gw", user)
+	g, other := start(t, s.addr, name, 1, nil), start(t, s.addr, name+"-other", 1, nil)
+	topic := fmt.Sprint("u", user)
+	g.Register(user, 0, 1)
+	other.Subscribe(topic)
+	receive(t, g, other, topic)
+	until(t, "entry", func() bool { return len(g.lookup(user).Sessions) == 1 })
+	s.do(t, "DEL", userKey(user), leasePrefix+name, leasePrefix+name+"-other", interestPrefix+topic)
+	until(t, "the entry to be made again", func() bool { return len(g.lookup(user).Sessions) == 1 })
+	receive(t, g, other, topic)
+}
+
+// The connections break; Redis has kept what it knew.
+func losesConnections(t *testing.T, s server) {
+	user := number()
+	name := fmt.Sprint("gw", user)
+	g, other := start(t, s.addr, name, 1, nil), start(t, s.addr, name+"-other", 1, nil)
+	topic := fmt.Sprint("u", user)
+	g.Register(user, 0, 1)
+	other.Subscribe(topic)
+	receive(t, g, other, topic)
+	s.cut(t)
+	g.Register(user, 1, 2)
+	until(t, "both devices", func() bool { return len(g.lookup(user).Sessions) == 2 })
+	receive(t, g, other, topic)
 }
 
 func TestParseField(t *testing.T) {
