@@ -11,10 +11,14 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/status"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -131,5 +135,37 @@ func TestRegisterRefusesAnotherShape(t *testing.T) {
 	}
 	if _, err := Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "x", Help: "h"}, []string{"b"})); err == nil {
 		t.Error("the same name with other labels was accepted")
+	}
+}
+
+// TestRPCStatsTimesCalls: calls are timed by method and answer; streams, which last
+// as long as their processes, are not.
+func TestRPCStatsTimesCalls(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	h, err := RPCStats(reg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Unix(1_700_000_000, 0)
+	for _, stream := range []bool{false, true} {
+		ctx := h.TagRPC(t.Context(), &stats.RPCTagInfo{FullMethodName: "/throng.rpc.Group/Check"})
+		h.HandleRPC(ctx, &stats.Begin{Client: true, BeginTime: began, IsServerStream: stream})
+		h.HandleRPC(ctx, &stats.End{Client: true, BeginTime: began, EndTime: began.Add(20 * time.Millisecond), Error: status.Error(codes.Unavailable, "no")})
+	}
+	want := `# HELP throng_rpc_seconds Duration of RPC calls that are no streams, by side (client or server), method and code of the answer.
+# TYPE throng_rpc_seconds histogram
+`
+	for i, le := range []string{"0.0001", "0.0003", "0.001", "0.003", "0.01", "0.03", "0.1", "0.3", "1", "3", "10", "+Inf"} {
+		n := 0
+		if i >= 5 {
+			n = 1
+		}
+		want += fmt.Sprintf("throng_rpc_seconds_bucket{code=\"Unavailable\",method=\"Group/Check\",side=\"client\",le=\"%s\"} %d\n", le, n)
+	}
+	want += `throng_rpc_seconds_sum{code="Unavailable",method="Group/Check",side="client"} 0.02
+throng_rpc_seconds_count{code="Unavailable",method="Group/Check",side="client"} 1
+`
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "throng_rpc_seconds"); err != nil {
+		t.Error(err)
 	}
 }
