@@ -807,7 +807,11 @@ type Send struct {
 	Body  []byte `protobuf:"bytes,7,opt,name=body,proto3" json:"body,omitempty"`
 	// The message_id of the message that a reaction, an edit, a deletion, an
 	// answer or a hang-up is about; else empty.
-	About         []byte `protobuf:"bytes,8,opt,name=about,proto3" json:"about,omitempty"`
+	About []byte `protobuf:"bytes,8,opt,name=about,proto3" json:"about,omitempty"`
+	// The id, 16 bytes, of the media that an image, voice, video or other message
+	// refers to, which its sender has uploaded; else empty. A reference that is
+	// in the body alone lets nobody but the sender fetch it.
+	Media         []byte `protobuf:"bytes,9,opt,name=media,proto3" json:"media,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -894,6 +898,13 @@ func (x *Send) GetBody() []byte {
 func (x *Send) GetAbout() []byte {
 	if x != nil {
 		return x.About
+	}
+	return nil
+}
+
+func (x *Send) GetMedia() []byte {
+	if x != nil {
+		return x.Media
 	}
 	return nil
 }
@@ -993,8 +1004,11 @@ type Deliver struct {
 	// whom it was sent to. The conversation is that with this user.
 	To uint64 `protobuf:"fixed64,12,opt,name=to,proto3" json:"to,omitempty"`
 	// Set with KIND_SYSTEM. Then from and from_device are 0 and seq is the version.
-	Change        *GroupChange `protobuf:"bytes,13,opt,name=change,proto3" json:"change,omitempty"`
-	Stamps        *Stamps      `protobuf:"bytes,14,opt,name=stamps,proto3" json:"stamps,omitempty"` // only of messages sampled for it
+	Change *GroupChange `protobuf:"bytes,13,opt,name=change,proto3" json:"change,omitempty"`
+	Stamps *Stamps      `protobuf:"bytes,14,opt,name=stamps,proto3" json:"stamps,omitempty"` // only of messages sampled for it
+	Media  []byte       `protobuf:"bytes,15,opt,name=media,proto3" json:"media,omitempty"`   // Send.media
+	// With media: what the media service wants to see of who fetches it.
+	MediaGrant    []byte `protobuf:"bytes,16,opt,name=media_grant,json=mediaGrant,proto3" json:"media_grant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1123,6 +1137,20 @@ func (x *Deliver) GetChange() *GroupChange {
 func (x *Deliver) GetStamps() *Stamps {
 	if x != nil {
 		return x.Stamps
+	}
+	return nil
+}
+
+func (x *Deliver) GetMedia() []byte {
+	if x != nil {
+		return x.Media
+	}
+	return nil
+}
+
+func (x *Deliver) GetMediaGrant() []byte {
+	if x != nil {
+		return x.MediaGrant
 	}
 	return nil
 }
@@ -2600,7 +2628,7 @@ const file_system_wire_chat_proto_rawDesc = "" +
 	"\x04kind\"T\n" +
 	"\x04Sync\x12\x1b\n" +
 	"\tinbox_seq\x18\x01 \x01(\x04R\binboxSeq\x12/\n" +
-	"\bplatform\x18\x02 \x01(\x0e2\x13.throng.v1.PlatformR\bplatform\"\xcb\x01\n" +
+	"\bplatform\x18\x02 \x01(\x0e2\x13.throng.v1.PlatformR\bplatform\"\xe1\x01\n" +
 	"\x04Send\x12\"\n" +
 	"\rclient_msg_id\x18\x01 \x01(\x04R\vclientMsgId\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\x06R\x04user\x12\x14\n" +
@@ -2609,14 +2637,15 @@ const file_system_wire_chat_proto_rawDesc = "" +
 	"\x05chain\x18\x05 \x01(\fR\x05chain\x12#\n" +
 	"\x04kind\x18\x06 \x01(\x0e2\x0f.throng.v1.KindR\x04kind\x12\x12\n" +
 	"\x04body\x18\a \x01(\fR\x04body\x12\x14\n" +
-	"\x05about\x18\b \x01(\fR\x05about\"\x80\x01\n" +
+	"\x05about\x18\b \x01(\fR\x05about\x12\x14\n" +
+	"\x05media\x18\t \x01(\fR\x05media\"\x80\x01\n" +
 	"\x04Sent\x12\"\n" +
 	"\rclient_msg_id\x18\x01 \x01(\x04R\vclientMsgId\x12\x1d\n" +
 	"\n" +
 	"message_id\x18\x02 \x01(\fR\tmessageId\x12\x14\n" +
 	"\x05chain\x18\x03 \x01(\fR\x05chain\x12\x1f\n" +
 	"\vaccepted_ms\x18\x04 \x01(\x03R\n" +
-	"acceptedMs\"\x95\x03\n" +
+	"acceptedMs\"\xcc\x03\n" +
 	"\aDeliver\x12\x1d\n" +
 	"\n" +
 	"message_id\x18\x01 \x01(\fR\tmessageId\x12\x14\n" +
@@ -2635,7 +2664,10 @@ const file_system_wire_chat_proto_rawDesc = "" +
 	"\x05about\x18\v \x01(\fR\x05about\x12\x0e\n" +
 	"\x02to\x18\f \x01(\x06R\x02to\x12.\n" +
 	"\x06change\x18\r \x01(\v2\x16.throng.v1.GroupChangeR\x06change\x12)\n" +
-	"\x06stamps\x18\x0e \x01(\v2\x11.throng.v1.StampsR\x06stamps\"\xf7\x01\n" +
+	"\x06stamps\x18\x0e \x01(\v2\x11.throng.v1.StampsR\x06stamps\x12\x14\n" +
+	"\x05media\x18\x0f \x01(\fR\x05media\x12\x1f\n" +
+	"\vmedia_grant\x18\x10 \x01(\fR\n" +
+	"mediaGrant\"\xf7\x01\n" +
 	"\x06Stamps\x12\"\n" +
 	"\rgateway_in_us\x18\x01 \x01(\x10R\vgatewayInUs\x12\"\n" +
 	"\rmessage_in_us\x18\x02 \x01(\x10R\vmessageInUs\x12\x1b\n" +

@@ -698,6 +698,13 @@ func (m *Send) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if len(m.Media) > 0 {
+		i -= len(m.Media)
+		copy(dAtA[i:], m.Media)
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(len(m.Media)))
+		i--
+		dAtA[i] = 0x4a
+	}
 	if len(m.About) > 0 {
 		i -= len(m.About)
 		copy(dAtA[i:], m.About)
@@ -835,6 +842,22 @@ func (m *Deliver) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if len(m.MediaGrant) > 0 {
+		i -= len(m.MediaGrant)
+		copy(dAtA[i:], m.MediaGrant)
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(len(m.MediaGrant)))
+		i--
+		dAtA[i] = 0x1
+		i--
+		dAtA[i] = 0x82
+	}
+	if len(m.Media) > 0 {
+		i -= len(m.Media)
+		copy(dAtA[i:], m.Media)
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(len(m.Media)))
+		i--
+		dAtA[i] = 0x7a
 	}
 	if m.Stamps != nil {
 		size, err := m.Stamps.MarshalToSizedBufferVT(dAtA[:i])
@@ -2549,6 +2572,10 @@ func (m *Send) SizeVT() (n int) {
 	if l > 0 {
 		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 	}
+	l = len(m.Media)
+	if l > 0 {
+		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -2629,6 +2656,14 @@ func (m *Deliver) SizeVT() (n int) {
 	if m.Stamps != nil {
 		l = m.Stamps.SizeVT()
 		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+	}
+	l = len(m.Media)
+	if l > 0 {
+		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+	}
+	l = len(m.MediaGrant)
+	if l > 0 {
+		n += 2 + l + protohelpers.SizeOfVarint(uint64(l))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -4388,6 +4423,40 @@ func (m *Send) UnmarshalVT(dAtA []byte) error {
 				m.About = []byte{}
 			}
 			iNdEx = postIndex
+		case 9:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Media", wireType)
+			}
+			var byteLen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				byteLen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if byteLen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + byteLen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Media = append(m.Media[:0], dAtA[iNdEx:postIndex]...)
+			if m.Media == nil {
+				m.Media = []byte{}
+			}
+			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -4912,6 +4981,74 @@ func (m *Deliver) UnmarshalVT(dAtA []byte) error {
 			}
 			if err := m.Stamps.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
 				return err
+			}
+			iNdEx = postIndex
+		case 15:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Media", wireType)
+			}
+			var byteLen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				byteLen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if byteLen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + byteLen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Media = append(m.Media[:0], dAtA[iNdEx:postIndex]...)
+			if m.Media == nil {
+				m.Media = []byte{}
+			}
+			iNdEx = postIndex
+		case 16:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field MediaGrant", wireType)
+			}
+			var byteLen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				byteLen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if byteLen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + byteLen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.MediaGrant = append(m.MediaGrant[:0], dAtA[iNdEx:postIndex]...)
+			if m.MediaGrant == nil {
+				m.MediaGrant = []byte{}
 			}
 			iNdEx = postIndex
 		default:

@@ -76,6 +76,8 @@ func validateSend(s *Send) error {
 		return refuse(Code_CODE_INVALID, "this kind needs the message_id it is about")
 	case !needsAbout(s.GetKind()) && len(s.GetAbout()) != 0:
 		return refuse(Code_CODE_INVALID, "this kind is not about another message")
+	case len(s.GetMedia()) != 0 && (len(s.GetMedia()) != len(MediaID{}) || !IsMedia(s.GetKind())):
+		return refuse(Code_CODE_INVALID, "media is the id of one, with a kind that has media")
 	}
 	return nil
 }
@@ -88,6 +90,9 @@ func needsAbout(k Kind) bool {
 	}
 	return false
 }
+
+// IsMedia reports whether a message of kind k may refer to media.
+func IsMedia(k Kind) bool { return k >= Kind_KIND_IMAGE && k <= Kind_KIND_OTHER }
 
 func fatal(detail string) error {
 	return &FrameError{Code: Code_CODE_INVALID, Detail: detail, Fatal: true}

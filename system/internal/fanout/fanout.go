@@ -21,6 +21,7 @@ import (
 
 	"throng/system/internal/obs"
 	"throng/system/internal/rpc"
+	"throng/system/wire"
 )
 
 // Planted bugs of this role.
@@ -61,6 +62,7 @@ type Config struct {
 	Consumer Consumer
 	Inboxes  []string // addresses of all inbox instances, by index
 	Groups   []string // addresses of all group instances, by index
+	Key      wire.Key // signs who may fetch the media of a message
 
 	// MaxInFlight bounds the records of one partition that are not resolved;
 	// default 512. At the bound the partition is not read.

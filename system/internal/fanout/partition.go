@@ -295,6 +295,10 @@ func (w *worker) deliver(r record, set *memberSet, more int) (id uint64) {
 		}
 	}
 	w.f.m.recipients.Add(float64(recipients))
+	if m := r.message; len(m.Media) == len(wire.MediaID{}) && len(m.MessageId) == len(wire.MessageID{}) {
+		m.MediaGrant = wire.SignMediaGrant(w.f.cfg.Key, wire.MediaID(m.Media),
+			wire.MediaGrant{Message: wire.MessageID(m.MessageId), From: m.From, Group: m.Group, Version: set.version})
+	}
 	id = w.add(r.offset, parts)
 	for i, users := range set.byInbox {
 		if len(users) == 0 {

@@ -14,6 +14,7 @@ import (
 const (
 	frameDeliverField    = 17
 	deliverInboxSeqField = 10
+	deliverStampsField   = 14
 )
 
 // Message is a message as a mailbox handles it: what decisions need, and the
@@ -53,21 +54,31 @@ func NewMessage(e *rpc.Envelope, own bool) (*Message, error) {
 		return nil, fmt.Errorf("inbox: message id of %d bytes, want 16", len(e.GetMessageId()))
 	}
 	d := wire.Deliver{MessageId: e.MessageId, Group: e.Group, From: e.From, FromDevice: e.FromDevice, Seq: e.Seq,
-		Kind: e.Kind, Body: e.Body, AcceptedMs: e.AcceptedMs, Offset: e.Offset, About: e.About, Change: e.Change}
+		Kind: e.Kind, Body: e.Body, AcceptedMs: e.AcceptedMs, Offset: e.Offset, About: e.About, Change: e.Change,
+		Media: e.Media, MediaGrant: e.MediaGrant}
 	if own {
 		d.To = e.To
 	}
-	bare := 0
+	bare := d.SizeVT()
+	n, stamps := bare, 0
 	if e.Stamps != nil && !own { // they are of the addressee's
-		bare = d.SizeVT()
-		d.Stamps = e.Stamps // the last field, so that the rest is a message without it
+		stamps = e.Stamps.SizeVT()
+		n += protowire.SizeTag(deliverStampsField) + protowire.SizeBytes(stamps)
 	}
-	n := d.SizeVT()
 	frame := appendDeliverHeader(make([]byte, 0, n+8), n)
 	h := len(frame)
 	frame = frame[:h+n]
-	if _, err := d.MarshalToSizedBufferVT(frame[h:]); err != nil {
+	if _, err := d.MarshalToSizedBufferVT(frame[h : h+bare]); err != nil {
 		return nil, fmt.Errorf("inbox: encode message: %w", err)
+	}
+	if n == bare {
+		bare = 0
+	} else { // after all others, so that what is before them is the message without
+		b := protowire.AppendTag(frame[:h+bare], deliverStampsField, protowire.BytesType)
+		b = protowire.AppendVarint(b, uint64(stamps))
+		if _, err := e.Stamps.MarshalToSizedBufferVT(frame[len(b):]); err != nil {
+			return nil, fmt.Errorf("inbox: encode stamps: %w", err)
+		}
 	}
 	return &Message{ID: [16]byte(e.MessageId), Group: e.Group, From: e.From, FromDevice: e.FromDevice, Seq: e.Seq,
 		frame: frame, Deliver: frame[h:], bare: uint32(bare), change: e.Change}, nil

@@ -187,6 +187,13 @@ func (s *Service) enqueue(sh *shard, c *conversation, item *rpc.Submission, to w
 		},
 		waiters: []waiter{to},
 	}
+	if len(send.Media) == len(wire.MediaID{}) {
+		sub.env.Media = send.Media
+		if send.Group == 0 { // a group's addressees depend on where its log has the message
+			sub.env.MediaGrant = wire.SignMediaGrant(s.cfg.Key, wire.MediaID(send.Media),
+				wire.MediaGrant{Message: id, From: item.User, To: send.User})
+		}
+	}
 	if item.ReceivedUs != 0 {
 		sub.env.Stamps = &wire.Stamps{GatewayInUs: item.ReceivedUs, MessageInUs: now.UnixMicro()}
 	}

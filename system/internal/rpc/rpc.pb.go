@@ -310,20 +310,24 @@ func (x *SubmitResult) GetError() *wire.Error {
 // Envelope is a message as it travels and is stored: as a Kafka value, an
 // inbox row, an RPC field.
 type Envelope struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	MessageId     []byte                 `protobuf:"bytes,1,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
-	Group         uint64                 `protobuf:"fixed64,2,opt,name=group,proto3" json:"group,omitempty"` // 0: direct
-	From          uint64                 `protobuf:"fixed64,3,opt,name=from,proto3" json:"from,omitempty"`
-	FromDevice    uint32                 `protobuf:"varint,4,opt,name=from_device,json=fromDevice,proto3" json:"from_device,omitempty"`
-	Seq           uint64                 `protobuf:"varint,5,opt,name=seq,proto3" json:"seq,omitempty"`
-	Kind          wire.Kind              `protobuf:"varint,6,opt,name=kind,proto3,enum=throng.v1.Kind" json:"kind,omitempty"`
-	Body          []byte                 `protobuf:"bytes,7,opt,name=body,proto3" json:"body,omitempty"`
-	AcceptedMs    int64                  `protobuf:"varint,8,opt,name=accepted_ms,json=acceptedMs,proto3" json:"accepted_ms,omitempty"`
-	Offset        int64                  `protobuf:"varint,9,opt,name=offset,proto3" json:"offset,omitempty"` // group: set by the fan-out from the record
-	About         []byte                 `protobuf:"bytes,10,opt,name=about,proto3" json:"about,omitempty"`
-	To            uint64                 `protobuf:"fixed64,11,opt,name=to,proto3" json:"to,omitempty"`       // direct: the addressee
-	Change        *wire.GroupChange      `protobuf:"bytes,12,opt,name=change,proto3" json:"change,omitempty"` // with KIND_SYSTEM
-	Stamps        *wire.Stamps           `protobuf:"bytes,13,opt,name=stamps,proto3" json:"stamps,omitempty"` // set: stamp it at each stage
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	MessageId  []byte                 `protobuf:"bytes,1,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	Group      uint64                 `protobuf:"fixed64,2,opt,name=group,proto3" json:"group,omitempty"` // 0: direct
+	From       uint64                 `protobuf:"fixed64,3,opt,name=from,proto3" json:"from,omitempty"`
+	FromDevice uint32                 `protobuf:"varint,4,opt,name=from_device,json=fromDevice,proto3" json:"from_device,omitempty"`
+	Seq        uint64                 `protobuf:"varint,5,opt,name=seq,proto3" json:"seq,omitempty"`
+	Kind       wire.Kind              `protobuf:"varint,6,opt,name=kind,proto3,enum=throng.v1.Kind" json:"kind,omitempty"`
+	Body       []byte                 `protobuf:"bytes,7,opt,name=body,proto3" json:"body,omitempty"`
+	AcceptedMs int64                  `protobuf:"varint,8,opt,name=accepted_ms,json=acceptedMs,proto3" json:"accepted_ms,omitempty"`
+	Offset     int64                  `protobuf:"varint,9,opt,name=offset,proto3" json:"offset,omitempty"` // group: set by the fan-out from the record
+	About      []byte                 `protobuf:"bytes,10,opt,name=about,proto3" json:"about,omitempty"`
+	To         uint64                 `protobuf:"fixed64,11,opt,name=to,proto3" json:"to,omitempty"`       // direct: the addressee
+	Change     *wire.GroupChange      `protobuf:"bytes,12,opt,name=change,proto3" json:"change,omitempty"` // with KIND_SYSTEM
+	Stamps     *wire.Stamps           `protobuf:"bytes,13,opt,name=stamps,proto3" json:"stamps,omitempty"` // set: stamp it at each stage
+	Media      []byte                 `protobuf:"bytes,14,opt,name=media,proto3" json:"media,omitempty"`   // Send.media
+	// Of media: signed by whoever knows who is addressed, the message service for
+	// a direct message, the fan-out for a group's.
+	MediaGrant    []byte `protobuf:"bytes,15,opt,name=media_grant,json=mediaGrant,proto3" json:"media_grant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -445,6 +449,20 @@ func (x *Envelope) GetChange() *wire.GroupChange {
 func (x *Envelope) GetStamps() *wire.Stamps {
 	if x != nil {
 		return x.Stamps
+	}
+	return nil
+}
+
+func (x *Envelope) GetMedia() []byte {
+	if x != nil {
+		return x.Media
+	}
+	return nil
+}
+
+func (x *Envelope) GetMediaGrant() []byte {
+	if x != nil {
+		return x.MediaGrant
 	}
 	return nil
 }
@@ -2483,7 +2501,7 @@ const file_system_internal_rpc_rpc_proto_rawDesc = "" +
 	"\fSubmitResult\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\x04R\x03ref\x12#\n" +
 	"\x04sent\x18\x02 \x01(\v2\x0f.throng.v1.SentR\x04sent\x12&\n" +
-	"\x05error\x18\x03 \x01(\v2\x10.throng.v1.ErrorR\x05error\"\xf9\x02\n" +
+	"\x05error\x18\x03 \x01(\v2\x10.throng.v1.ErrorR\x05error\"\xb0\x03\n" +
 	"\bEnvelope\x12\x1d\n" +
 	"\n" +
 	"message_id\x18\x01 \x01(\fR\tmessageId\x12\x14\n" +
@@ -2501,7 +2519,10 @@ const file_system_internal_rpc_rpc_proto_rawDesc = "" +
 	" \x01(\fR\x05about\x12\x0e\n" +
 	"\x02to\x18\v \x01(\x06R\x02to\x12.\n" +
 	"\x06change\x18\f \x01(\v2\x16.throng.v1.GroupChangeR\x06change\x12)\n" +
-	"\x06stamps\x18\r \x01(\v2\x11.throng.v1.StampsR\x06stamps\"\x81\x01\n" +
+	"\x06stamps\x18\r \x01(\v2\x11.throng.v1.StampsR\x06stamps\x12\x14\n" +
+	"\x05media\x18\x0e \x01(\fR\x05media\x12\x1f\n" +
+	"\vmedia_grant\x18\x0f \x01(\fR\n" +
+	"mediaGrant\"\x81\x01\n" +
 	"\vGroupRecord\x120\n" +
 	"\amessage\x18\x01 \x01(\v2\x14.throng.rpc.EnvelopeH\x00R\amessage\x128\n" +
 	"\n" +

@@ -300,6 +300,20 @@ func (m *Envelope) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if len(m.MediaGrant) > 0 {
+		i -= len(m.MediaGrant)
+		copy(dAtA[i:], m.MediaGrant)
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(len(m.MediaGrant)))
+		i--
+		dAtA[i] = 0x7a
+	}
+	if len(m.Media) > 0 {
+		i -= len(m.Media)
+		copy(dAtA[i:], m.Media)
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(len(m.Media)))
+		i--
+		dAtA[i] = 0x72
+	}
 	if m.Stamps != nil {
 		if vtmsg, ok := interface{}(m.Stamps).(interface {
 			MarshalToSizedBufferVT([]byte) (int, error)
@@ -2511,6 +2525,14 @@ func (m *Envelope) SizeVT() (n int) {
 		}
 		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 	}
+	l = len(m.Media)
+	if l > 0 {
+		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+	}
+	l = len(m.MediaGrant)
+	if l > 0 {
+		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -4081,6 +4103,74 @@ func (m *Envelope) UnmarshalVT(dAtA []byte) error {
 				if err := proto.Unmarshal(dAtA[iNdEx:postIndex], m.Stamps); err != nil {
 					return err
 				}
+			}
+			iNdEx = postIndex
+		case 14:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Media", wireType)
+			}
+			var byteLen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				byteLen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if byteLen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + byteLen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Media = append(m.Media[:0], dAtA[iNdEx:postIndex]...)
+			if m.Media == nil {
+				m.Media = []byte{}
+			}
+			iNdEx = postIndex
+		case 15:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field MediaGrant", wireType)
+			}
+			var byteLen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				byteLen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if byteLen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + byteLen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.MediaGrant = append(m.MediaGrant[:0], dAtA[iNdEx:postIndex]...)
+			if m.MediaGrant == nil {
+				m.MediaGrant = []byte{}
 			}
 			iNdEx = postIndex
 		default:
