@@ -52,7 +52,7 @@ var topLevel = []string{
 }
 
 var (
-	roles = []string{"gateway", "message", "fanout", "group", "inbox", "push"}
+	roles = []string{"gateway", "message", "fanout", "group", "inbox", "push", "media"}
 
 	// pure packages are functions of their arguments, so that a seed gives the
 	// same run on every machine and a recorded run the same verdict for ever.
@@ -76,6 +76,8 @@ var (
 		"github.com/nats-io":            {"sim/crew"},
 		"github.com/redis/rueidis":      {"system"},
 		"google.golang.org/grpc":        {"system"},
+		"gocloud.dev":                   {"system/internal/blob"},
+		"github.com/tus/tusd":           {"system/internal/media"},
 		"pgregory.net/rapid":            {}, // tests only
 		"go.uber.org/goleak":            {},
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"throng/system/internal/blob"
 	"throng/system/wire"
 )
 
@@ -108,6 +110,7 @@ Exit codes: 0 stopped as asked, 1 failed, 3 parent gone (--exit-with-parent),
 		{Group, "Groups, their members, and the provisioning API"},
 		{Inbox, "Mailboxes: what is stored, who is live, what is in flight"},
 		{Push, "Sends notifications for devices that are offline"},
+		{Media, "Takes what clients upload for their messages, and lets addressees fetch it"},
 		{All, "Every instance of every role of the topology, in one process"},
 	} {
 		root.AddCommand(c.roleCommand(d.role, d.short))
@@ -136,8 +139,9 @@ func (c *cli) roleCommand(role Role, short string) *cobra.Command {
 	}
 	f.StringVar(&c.single.Listen, "listen", envOr("CHATD_LISTEN", "127.0.0.1:8080"), "without a topology: where clients connect [env CHATD_LISTEN]")
 	f.StringVar(&c.single.Admin, "admin", envOr("CHATD_ADMIN", "127.0.0.1:8081"), "without a topology: the provisioning API [env CHATD_ADMIN]")
+	f.StringVar(&c.single.Media, "media", envOr("CHATD_MEDIA", "127.0.0.1:8083"), "without a topology: where clients upload and fetch media [env CHATD_MEDIA]")
 	f.StringVar(&c.single.Debug, "debug", envOr("CHATD_DEBUG", "127.0.0.1:8082"), "without a topology: the gateway's debug port; the other roles take free ports and log them [env CHATD_DEBUG]")
-	f.StringVar(&c.single.Data, "data", os.Getenv("CHATD_DATA"), "without a topology: folder of the SQLite files [env CHATD_DATA]")
+	f.StringVar(&c.single.Data, "data", os.Getenv("CHATD_DATA"), "without a topology: folder of the SQLite files and of the media [env CHATD_DATA]")
 	f.StringVar(&c.single.Kafka, "kafka", os.Getenv("CHATD_KAFKA"), "without a topology: broker host:port [env CHATD_KAFKA]")
 	f.StringVar(&c.single.Redis, "redis", os.Getenv("CHATD_REDIS"), "without a topology: Redis host:port [env CHATD_REDIS]")
 	f.StringVar(&c.single.Provider, "provider", os.Getenv("CHATD_PROVIDER"), "without a topology: push provider's URL [env CHATD_PROVIDER]")
@@ -227,6 +231,7 @@ func RunCommand(ctx context.Context, stdin io.Reader, exitWithParent bool, f fun
 type SingleNode struct {
 	Listen   string // clients connect here
 	Admin    string // provisioning API
+	Media    string // clients upload and fetch media here; "": there is no media service
 	Debug    string // debug port of the gateway; the other roles take free ports
 	Data     string // folder, made if missing
 	Kafka    string // broker host:port
@@ -271,6 +276,15 @@ func (s SingleNode) Config() (Config, error) {
 		GroupSQL: GroupSQL{SQL: SQL{Driver: "sqlite", DSN: filepath.Join(s.Data, "groups.db")}},
 		Provider: Provider{URL: s.Provider},
 		Key:      key,
+	}
+	if s.Media != "" {
+		folder, err := filepath.Abs(filepath.Join(s.Data, "media"))
+		if err != nil {
+			return Config{}, fmt.Errorf("data folder: %w", err)
+		}
+		cfg.Medias = []MediaInstance{{Listen: s.Media, Debug: free}}
+		cfg.MediaStore = MediaStore{SQL: SQL{Driver: "sqlite", DSN: filepath.Join(s.Data, "media.db")},
+			Blobs: (&url.URL{Scheme: blob.File, Path: filepath.ToSlash(folder)}).String()}
 	}
 	return cfg, cfg.Check()
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"throng/system/internal/blob"
 	"throng/system/internal/kafka"
 	"throng/system/internal/sqlstore"
 	"throng/system/wire"
@@ -26,11 +27,15 @@ type Config struct {
 	Groups   []GroupInstance   `json:"groups"`
 	Inboxes  []InboxInstance   `json:"inboxes"`
 	Pushes   []RPCInstance     `json:"pushes"`
+	// Medias may be none: then there is no media service.
+	Medias []MediaInstance `json:"medias,omitempty"`
 
 	Kafka    Kafka    `json:"kafka"`
 	Redis    Redis    `json:"redis"`
 	GroupSQL GroupSQL `json:"group_sql"`
 	Provider Provider `json:"provider"`
+	// MediaStore is needed where there are Medias.
+	MediaStore MediaStore `json:"media_store,omitzero"`
 
 	// Key signs client tokens and the proofs that a message is durable. Base64
 	// (standard encoding) of at least wire.MinKeyBytes bytes.
@@ -78,6 +83,23 @@ type InboxInstance struct {
 	RPC   string `json:"rpc"`
 	Debug string `json:"debug"`
 	SQL   SQL    `json:"sql"`
+}
+
+// MediaInstance is one media service: clients upload to Listen and fetch there,
+// from whichever instance.
+type MediaInstance struct {
+	Listen string `json:"listen"`
+	Debug  string `json:"debug"`
+}
+
+// MediaStore is where the media of all instances are.
+type MediaStore struct {
+	SQL SQL `json:"sql"` // what is known of them
+	// Blobs is where the bytes are: file:///folder, which is made if it is missing
+	// and must be the same one for all instances, or s3://bucket with the parameters
+	// of gocloud.dev/blob/s3blob, such as ?endpoint=http://host:port&region=x&use_path_style=true.
+	// The keys of S3 are in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
+	Blobs string `json:"blobs"`
 }
 
 // Kafka is where the groups' logs are.
@@ -181,6 +203,8 @@ func (c *Config) Instances(r Role) int {
 		return len(c.Inboxes)
 	case Push:
 		return len(c.Pushes)
+	case Media:
+		return len(c.Medias)
 	case All:
 		return 1
 	}
@@ -195,7 +219,7 @@ func (c *Config) Check() error {
 		errs = append(errs, fmt.Errorf("%s: %w", field, fmt.Errorf(format, args...)))
 	}
 	for _, r := range Roles() {
-		if c.Instances(r) == 0 {
+		if c.Instances(r) == 0 && r != Media {
 			bad(plural(r), "at least one instance is needed")
 		}
 	}
@@ -233,6 +257,12 @@ func (c *Config) Check() error {
 	}
 	for i, in := range c.Inboxes {
 		checkSQL(fmt.Sprintf("inboxes[%d].sql", i), in.SQL, bad)
+	}
+	if len(c.Medias) > 0 {
+		checkSQL("media_store.sql", c.MediaStore.SQL, bad)
+		if err := blob.Check(c.MediaStore.Blobs); err != nil {
+			bad("media_store.blobs", "%w", err)
+		}
 	}
 	if c.Provider.URL == "" {
 		bad("provider.url", "missing")
@@ -295,6 +325,10 @@ func (c *Config) addresses(f func(field string, addr *string)) {
 		f(fmt.Sprintf("pushes[%d].rpc", i), &c.Pushes[i].RPC)
 		f(fmt.Sprintf("pushes[%d].debug", i), &c.Pushes[i].Debug)
 	}
+	for i := range c.Medias {
+		f(fmt.Sprintf("medias[%d].listen", i), &c.Medias[i].Listen)
+		f(fmt.Sprintf("medias[%d].debug", i), &c.Medias[i].Debug)
+	}
 }
 
 // checkAddresses finds addresses that are not host:port or that two would
@@ -326,6 +360,7 @@ func (c Config) Clone() Config {
 	c.Groups = slices.Clone(c.Groups)
 	c.Inboxes = slices.Clone(c.Inboxes)
 	c.Pushes = slices.Clone(c.Pushes)
+	c.Medias = slices.Clone(c.Medias)
 	c.Kafka.Brokers = slices.Clone(c.Kafka.Brokers)
 	c.Kafka.Via = maps.Clone(c.Kafka.Via)
 	c.GroupSQL.Replicas = slices.Clone(c.GroupSQL.Replicas)

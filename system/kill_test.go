@@ -65,6 +65,9 @@ func startEach(t *testing.T, cfg system.Config) map[system.Role][]*process {
 	for i, in := range cfg.Groups {
 		add(system.Group, i, in.Debug)
 	}
+	for i, in := range cfg.Medias {
+		add(system.Media, i, in.Debug)
+	}
 	for i, in := range cfg.Messages {
 		add(system.Message, i, in.Debug)
 	}

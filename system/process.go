@@ -173,6 +173,8 @@ func (c *Config) listens(r Role, i int) (main, http, debug *string) {
 		return &c.Groups[i].RPC, &c.Groups[i].HTTP, &c.Groups[i].Debug
 	case Inbox:
 		return &c.Inboxes[i].RPC, nil, &c.Inboxes[i].Debug
+	case Media:
+		return &c.Medias[i].Listen, nil, &c.Medias[i].Debug
 	default:
 		return &c.Pushes[i].RPC, nil, &c.Pushes[i].Debug
 	}

@@ -67,4 +67,33 @@ type Settings struct {
 	// FanoutInFlight bounds the records of a partition that are being
 	// delivered. [512]
 	FanoutInFlight int `json:"fanout_in_flight,omitempty"`
+
+	// What the media service allows: bytes of one object by kind, and what one user
+	// may have stored at a time. [16 MiB, 16 MiB, 64 MiB, 100 MiB; 2 GiB in 10,000]
+	MediaImageBytes  int64 `json:"media_image_bytes,omitempty"`
+	MediaVoiceBytes  int64 `json:"media_voice_bytes,omitempty"`
+	MediaVideoBytes  int64 `json:"media_video_bytes,omitempty"`
+	MediaOtherBytes  int64 `json:"media_other_bytes,omitempty"`
+	MediaUserBytes   int64 `json:"media_user_bytes,omitempty"`
+	MediaUserObjects int   `json:"media_user_objects,omitempty"`
+	// MediaExpiry is how long what not all addressees have fetched is kept,
+	// MediaFetchedGrace how long what all have, for their other devices, and
+	// MediaUploadExpiry how long an upload may be unfinished. [30 days, 24 h, 24 h]
+	MediaExpiry       Duration `json:"media_expiry,omitempty"`
+	MediaFetchedGrace Duration `json:"media_fetched_grace,omitempty"`
+	MediaUploadExpiry Duration `json:"media_upload_expiry,omitempty"`
+	// MediaLinkTTL is how long a signed URL can be used. [5 min]
+	MediaLinkTTL Duration `json:"media_link_ttl,omitempty"`
+	// MediaMinFree is the free space of the blob store, in bytes, below which uploads
+	// are refused; S3 does not tell, and refuses by itself. [256 MiB]
+	MediaMinFree int64 `json:"media_min_free,omitempty"`
+	// MediaSweepEvery is how often the media service looks for what has expired. [1 min]
+	MediaSweepEvery Duration `json:"media_sweep_every,omitempty"`
+	// MediaConnections of each media instance, and MediaAddressConnections from one
+	// address; above either the newest is closed. [8,192, 2,048]
+	MediaConnections        int `json:"media_connections,omitempty"`
+	MediaAddressConnections int `json:"media_address_connections,omitempty"`
+	// MediaTimeout closes a media connection whose client is silent in the middle of
+	// a request. [10 s]
+	MediaTimeout Duration `json:"media_timeout,omitempty"`
 }

@@ -23,12 +23,13 @@ const (
 	Group   Role = "group"
 	Inbox   Role = "inbox"
 	Push    Role = "push"
+	Media   Role = "media"
 	All     Role = "all"
 )
 
 // Roles returns the roles that are processes of their own, in the order in
 // which they depend on each other: later ones call earlier ones.
-func Roles() []Role { return []Role{Push, Inbox, Group, Message, Fanout, Gateway} }
+func Roles() []Role { return []Role{Push, Inbox, Group, Media, Message, Fanout, Gateway} }
 
 // ParseRole returns the role of that name; All is one.
 func ParseRole(name string) (Role, error) {

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"throng/system/internal/blob"
 	"throng/system/internal/fanout"
 	"throng/system/internal/gateway"
 	"throng/system/internal/group"
@@ -22,6 +23,8 @@ import (
 	"throng/system/internal/inbox"
 	"throng/system/internal/inboxsql"
 	"throng/system/internal/kafka"
+	"throng/system/internal/media"
+	"throng/system/internal/mediasql"
 	"throng/system/internal/message"
 	"throng/system/internal/push"
 	"throng/system/internal/session"
@@ -59,6 +62,8 @@ func (c *Config) build(r Role, i int, log *slog.Logger, reg prometheus.Registere
 		m.made.runner, err = m.inbox()
 	case Push:
 		m.made.runner, err = m.push()
+	case Media:
+		m.made.runner, err = m.media()
 	default:
 		err = fmt.Errorf("there is no role %q", r)
 	}
@@ -165,7 +170,7 @@ func (m *maker) fanout() (runner, error) {
 		return nil, err
 	}
 	f, err := fanout.New(fanout.Config{
-		Instance: m.i, Consumer: consumer{c}, Inboxes: m.inboxAddrs(), Groups: m.groupAddrs(),
+		Instance: m.i, Consumer: consumer{c}, Inboxes: m.inboxAddrs(), Groups: m.groupAddrs(), Key: m.key,
 		MaxInFlight: m.Settings.FanoutInFlight,
 		Plant:       m.plant(fanout.PlantCommitEarly, fanout.PlantExMember), Log: m.log, Metrics: m.reg,
 	})
@@ -257,6 +262,33 @@ func (m *maker) push() (runner, error) {
 	m.closes(p.Close)
 	m.made.pages = map[string]http.HandlerFunc{"GET /dead-letters": p.ServeDeadLetters}
 	return p, nil
+}
+
+func (m *maker) media() (runner, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+	defer cancel()
+	at, set := m.MediaStore, m.Settings
+	store, err := mediasql.Open(ctx, mediasql.Config{Driver: at.SQL.Driver, DSN: at.SQL.DSN, Metrics: m.reg})
+	if err != nil {
+		return nil, err
+	}
+	m.closes(store.Close)
+	blobs, err := blob.Open(ctx, at.Blobs)
+	if err != nil {
+		return nil, err
+	}
+	m.closes(blobs.Close)
+	return media.New(media.Config{
+		Key: m.key, Store: store, Blobs: blobs, Groups: m.groupAddrs(), AllowedOrigins: set.AllowedOrigins,
+		Limits: media.Limits{
+			ImageBytes: set.MediaImageBytes, VoiceBytes: set.MediaVoiceBytes, VideoBytes: set.MediaVideoBytes, OtherBytes: set.MediaOtherBytes,
+			UserObjects: set.MediaUserObjects, UserBytes: set.MediaUserBytes, MinFree: set.MediaMinFree,
+			Expiry: time.Duration(set.MediaExpiry), FetchedGrace: time.Duration(set.MediaFetchedGrace), UploadExpiry: time.Duration(set.MediaUploadExpiry),
+			LinkTTL: time.Duration(set.MediaLinkTTL), SweepEvery: time.Duration(set.MediaSweepEvery), NetworkTimeout: time.Duration(set.MediaTimeout),
+			Connections: set.MediaConnections, AddressConnections: set.MediaAddressConnections,
+		},
+		Log: m.log, Metrics: m.reg,
+	})
 }
 
 // closes adds what is to be done after the role has stopped.
