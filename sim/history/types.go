@@ -28,6 +28,7 @@ const (
 	KindPush         = "push"           // until the provider has accepted a push for it
 	KindLate         = "generator_late" // actual start - intended, every scheduled action
 	KindGroupChange  = "group_change"   // until a client's change of a group is answered: it is in the group's log
+	KindBack         = "back."          // after a fault, by its number: from a lost connection until Current on the next
 	KindHeld         = "held"           // how long replies were held beyond their scheduled time
 	// Fan-out, over members online: "fanout_first.<class>" and "fanout_last.<class>".
 	KindFanoutFirst = "fanout_first."

@@ -20,7 +20,7 @@ func TestSendsWaitForTheirGroup(t *testing.T) {
 		Created: map[uint64][]uint64{7: {1, 2}, 8: {1, 2}},
 	}
 	e := &Engine{start: time.Now(), sched: sched, rec: metrics.NewRecorder(0), audit: audit.NewSpool(io.Discard, 1), gates: []string{""}}
-	e.kinds = registerKinds(e.rec)
+	e.kinds = registerKinds(e.rec, 0)
 	e.timers = newTimers(e.now)
 	e.asks.made, e.asks.held = map[uint64]bool{}, map[uint64][]*workload.Action{}
 	for i := range e.devices {

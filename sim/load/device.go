@@ -55,6 +55,7 @@ type device struct {
 	openedAt  time.Duration // start of the first connect, -1 when there is no session
 	onlineAt  time.Duration // first Current of the session, -1 before
 	connectAt time.Duration // start of this connect
+	lostAt    time.Duration // when the session lost the connection that it has not got back, 0 otherwise
 	lastOpen  time.Duration // of the session before
 	lastClose time.Duration
 	// lastOnline is onlineAt of the session before.

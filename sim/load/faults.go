@@ -14,21 +14,38 @@ import (
 // faults carries out the scenario's fault timeline. One fault does not wait for
 // the end of another.
 func (e *Engine) faults(ctx context.Context) {
-	var steady time.Duration
-	for _, p := range e.sched.Phases {
-		if p.Gated {
-			steady = p.Start
-		}
-	}
+	steady := e.steady()
 	var all sync.WaitGroup
 	defer all.Wait()
 	for _, f := range e.spec.Faults {
 		all.Go(func() {
-			if e.sleepUntil(ctx, e.loadStart+steady+f.At) {
+			if e.sleepUntil(ctx, steady+f.At) {
 				e.fault(ctx, f)
 			}
 		})
 	}
+}
+
+// steady is when the phase begins that faults count from.
+func (e *Engine) steady() time.Duration {
+	for _, p := range e.sched.Phases {
+		if p.Gated {
+			return e.loadStart + p.Start
+		}
+	}
+	return e.loadStart
+}
+
+// faultBefore is the latest of the scenario's faults at a time, -1 before the
+// first.
+func (e *Engine) faultBefore(t time.Duration) int {
+	latest := -1
+	for i, f := range e.spec.Faults {
+		if e.steady()+f.At <= t && (latest < 0 || f.At >= e.spec.Faults[latest].At) {
+			latest = i
+		}
+	}
+	return latest
 }
 
 // fault carries out one fault. Its event says what it interrupted.

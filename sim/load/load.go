@@ -21,6 +21,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -116,12 +117,11 @@ type Config struct {
 
 // Limits of the engine itself.
 const (
-	maxConnecting  = 4096             // logins in progress; more count as unstarted
+	maxConnecting  = 1 << 14          // logins in progress; more count as unstarted
 	sendWorkers    = 4                // senders of a device always share one worker
 	sendQueue      = 1 << 17          // actions waiting for a worker; more count as unstarted
 	resendAfter    = 15 * time.Second // an unanswered send is sent again
 	reconnectMin   = 50 * time.Millisecond
-	reconnectSpan  = 450 * time.Millisecond
 	proofInFlight  = 384 // devices being drained at once at the end
 	scrapeInterval = 5 * time.Second
 )
@@ -204,7 +204,7 @@ func New(cfg Config) (*Engine, error) {
 	e.dialer.TLS = cfg.TLS
 	e.audit = audit.NewSpool(cfg.Spool, audit.Partitions(len(cfg.Schedule.Sends)))
 	e.rec = metrics.NewRecorder(0)
-	e.kinds = registerKinds(e.rec)
+	e.kinds = registerKinds(e.rec, len(e.spec.Faults))
 	e.stages = newStages(e.rec)
 	e.timers = newTimers(e.now)
 	e.heart = client.NewHeartbeat(0)
@@ -361,16 +361,20 @@ func (e *Engine) playPhases(ctx context.Context) []history.Phase {
 type kinds struct {
 	sent, direct, group, own, read, drain, login, push, late, held metrics.Kind
 	deliveredAll, readAll, change                                  metrics.Kind
+	back                                                           []metrics.Kind // by fault
 	drainRows                                                      []metrics.Kind // by drain class
 }
 
-func registerKinds(r *metrics.Recorder) kinds {
+func registerKinds(r *metrics.Recorder, faults int) kinds {
 	k := kinds{
 		sent: r.Kind(history.KindSent), direct: r.Kind(history.KindDeliverDirect), group: r.Kind(history.KindDeliverGroup),
 		own:  r.Kind(history.KindDeliverOwn),
 		read: r.Kind(history.KindRead), drain: r.Kind(history.KindDrain), login: r.Kind(history.KindLogin),
 		deliveredAll: r.Kind(history.KindDeliveredAll), readAll: r.Kind(history.KindReadAll),
 		push: r.Kind(history.KindPush), late: r.Kind(history.KindLate), change: r.Kind(history.KindGroupChange), held: r.Kind(history.KindHeld),
+	}
+	for i := range faults {
+		k.back = append(k.back, r.Kind(history.KindBack+strconv.Itoa(i)))
 	}
 	for _, c := range history.DrainClasses {
 		k.drainRows = append(k.drainRows, r.Kind(history.KindDrainRows+c.Name))
@@ -401,6 +405,9 @@ type jitter struct {
 
 // upTo returns a random time in [0, d).
 func (j *jitter) upTo(d time.Duration) time.Duration {
+	if d <= 0 {
+		return 0
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return time.Duration(j.rng.Int64N(int64(d)))

@@ -14,7 +14,7 @@ import (
 // its peer has read it, one to a group when all members have it and have read it.
 func TestReceiptsGiveLatencies(t *testing.T) {
 	e := &Engine{start: time.Now(), rec: metrics.NewRecorder(0)}
-	e.kinds = registerKinds(e.rec)
+	e.kinds = registerKinds(e.rec, 0)
 	d := &device{key: audit.Device{User: 1}}
 	for _, c := range []conv{{peer: 2}, {group: 7}} {
 		for range 5 {

@@ -12,6 +12,7 @@ import (
 	"throng/sim/audit"
 	"throng/sim/client"
 	"throng/sim/history"
+	"throng/sim/scenario"
 	"throng/sim/workload"
 	"throng/system/wire"
 )
@@ -58,7 +59,7 @@ func (e *Engine) leave(d *device) {
 // endSession notes that the user has left. The caller holds d.mu.
 func (e *Engine) endSession(d *device) {
 	d.lastOpen, d.lastOnline, d.lastClose = d.openedAt, d.onlineAt, e.now()
-	d.openedAt, d.onlineAt, d.until = -1, -1, 0
+	d.openedAt, d.onlineAt, d.until, d.lostAt = -1, -1, 0, 0
 }
 
 // connect logs the device in, on a goroutine of its own: a slow system must
@@ -183,7 +184,14 @@ func (e *Engine) lostConnection(d *device) {
 		return
 	}
 	d.state = connecting
-	e.timers.at(now+reconnectMin+e.jitter.upTo(reconnectSpan), func() { e.connect(d) })
+	if d.lostAt == 0 {
+		d.lostAt = now
+	}
+	jitter := scenario.ReconnectJitter
+	if f := e.faultBefore(now); f >= 0 {
+		jitter = e.spec.Faults[f].ReconnectJitter
+	}
+	e.timers.at(now+reconnectMin+e.jitter.upTo(jitter), func() { e.connect(d) })
 }
 
 // session is one connection of a device.
@@ -235,6 +243,10 @@ func (e *Engine) current(h *session, c *client.Conn, delivered uint64) {
 	if d.onlineAt < 0 {
 		d.onlineAt = now
 	}
+	if f := e.faultBefore(d.lostAt); f >= 0 && d.lostAt > 0 {
+		e.rec.Record(e.kinds.back[f], (now - d.lostAt).Microseconds())
+	}
+	d.lostAt = 0
 	if !h.drain {
 		h.drain = true
 		if !d.proof {

@@ -3,10 +3,12 @@ package report
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 
 	"throng/sim/capacity"
 	"throng/sim/history"
+	"throng/sim/scenario"
 )
 
 // table is rows of cells under a head, for every form of output.
@@ -34,9 +36,25 @@ func (r *Result) latencyTable() table {
 			}
 		}
 	}
+	for _, b := range r.backNames() {
+		add(b.name, r.LatencyMs[b.kind])
+	}
 	add("generator lateness", r.Generator.LateMs)
 	add("generator lateness, spike", r.Generator.SpikeLateMs)
 	return t
+}
+
+// backNames are the kinds of latency after the faults that cost connections.
+func (r *Result) backNames() []kindName {
+	var out []kindName
+	for i, f := range r.spec.spec.Faults {
+		name := fmt.Sprintf("connection lost to current, after %s at %s", f.What(), f.At)
+		if f.ReconnectJitter != scenario.ReconnectJitter {
+			name += fmt.Sprintf(", spread over %s", f.ReconnectJitter)
+		}
+		out = append(out, kindName{kind: history.KindBack + strconv.Itoa(i), name: name})
+	}
+	return out
 }
 
 func (l Latency) interval() string {

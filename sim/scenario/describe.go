@@ -138,6 +138,14 @@ func human(v float64) string {
 	return digits
 }
 
+func spikeNote(s *Spec) string {
+	where := ""
+	if s.Phases.SpikeRegion != "" {
+		where = " in " + s.Phases.SpikeRegion
+	}
+	return fmt.Sprintf("x %s sends%s, same logins; measured", num(s.Phases.SpikeFactor), where)
+}
+
 // describePhases prints what is offered in each phase, and its time budget.
 func (s *Spec) describePhases(w io.Writer) {
 	r, p := s.Resolved(), s.Phases
@@ -156,7 +164,7 @@ func (s *Spec) describePhases(w io.Writer) {
 	}
 	row("warmup", p.WarmupS, r.SendsPerS, r.FanOut, r.LoginsPerS, "not measured")
 	row("steady", p.SteadyS, r.SendsPerS, r.FanOut, r.LoginsPerS, "measured and gated")
-	row("spike", p.SpikeS, r.SpikeSendsPerS, r.FanOut, r.LoginsPerS, fmt.Sprintf("x %s sends, same logins; measured", num(p.SpikeFactor)))
+	row("spike", p.SpikeS, r.SpikeSendsPerS, r.FanOut, r.LoginsPerS, spikeNote(s))
 	row("settle", p.SettleS, 0, 0, 0, "what is under way ends")
 	row("proof", p.ProofS, 0, 0, 0, "offline addressees connect and drain")
 	row("report", p.ReportS, 0, 0, 0, "")
@@ -164,6 +172,7 @@ func (s *Spec) describePhases(w io.Writer) {
 	for _, x := range s.Extra {
 		fmt.Fprintf(w, "  beside them %q: %d sends to %d groups of %d in %s, %d deliveries, outside the fan-out\n", x.Name, x.Sends, x.Groups, x.GroupSize, x.Phase, x.Sends*(x.GroupSize-1))
 	}
+	s.describeRegions(w)
 	s.Provider.describe(w)
 	for _, f := range s.Faults {
 		after := fmt.Sprintf("started again %s later", f.RestartAfter)

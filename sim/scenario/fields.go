@@ -77,6 +77,7 @@ func (s *Spec) fields() []field {
 		field{path: "push_every", kind: kindDuration, max: 3600, def: "60s", doc: "least time between two pushes to a device that stays away", to: &s.PushEveryS},
 		field{path: "backlog_rows_per_login", kind: kindNumber, max: 1000, def: "2.7", doc: "mean inbox rows that a user who opens in the run finds; the balance of offline deliveries and logins", to: &s.BacklogRowsPerLogin},
 	)
+	out = append(out, field{path: "day", kind: kindDuration, max: 86400, def: "0s", sparse: true, doc: "a day of 24 hours passes in so long, from the start of steady; 0s: it is always the peak", to: &s.DayS})
 	return append(out, s.Rates.fields()...)
 }
 
@@ -110,6 +111,7 @@ func (p *Phases) fields() []field {
 		span("steady", "60s", "full load, measured and gated", 1, &p.SteadyS),
 		span("spike", "0s", "spike_factor x sends, measured, not gated", 0, &p.SpikeS),
 		{path: "phases.spike_factor", kind: kindNumber, min: 1, max: 100, def: "5", doc: "sends in the spike over those of steady", to: &p.SpikeFactor},
+		{path: "phases.spike_region", kind: kindString, max: 20, sparse: true, doc: "one of regions: the spike is in it alone", to: &p.SpikeRegion},
 		span("settle", "5s", "no new load; what is under way ends", 0, &p.SettleS),
 		span("proof", "60s", "budget: draining the inboxes of offline addressees", 0, &p.ProofS),
 		span("report", "15s", "budget: writing the report", 0, &p.ReportS),
@@ -169,7 +171,7 @@ func (f *Fault) fields() []field {
 	if f.Flush == "" { // what is flushed goes on, so YAML has none of it
 		out = append(out, field{path: "restart_after", kind: kindRestart, max: 600, def: "500ms", doc: "from the kill; never: it stays dead", to: &f.RestartAfter})
 	}
-	return out
+	return append(out, field{path: "reconnect_jitter", kind: kindDuration, max: 600, def: "450ms", sparse: true, doc: "from then on, who loses a connection connects again within so long and 50 ms, evenly spread", to: &f.ReconnectJitter})
 }
 
 // killable are the roles that a fault may name.

@@ -47,6 +47,11 @@ func Parse(name string, data []byte) (*Spec, error) {
 			p.item(item, path, x.fields())
 			s.Zones = append(s.Zones, x)
 		},
+		"regions": func(path string, item *ast.MappingNode) {
+			var x Region
+			p.item(item, path, x.fields())
+			s.Regions = append(s.Regions, x)
+		},
 		"links": func(path string, item *ast.MappingNode) {
 			var x Link
 			p.item(item, path, x.fields())
@@ -221,6 +226,7 @@ func (p *reader) consistent(s *Spec) {
 	}
 	p.consistentFaults(s, at)
 	p.consistentZones(s, at)
+	p.consistentRegions(s, at)
 }
 
 // consistentFaults checks that each fault does one thing to what there is.
@@ -271,6 +277,7 @@ func (s *Spec) YAML() []byte {
 	writeList(&b, "faults", c.Faults, func(x *Fault) []field { return x.fields() })
 	writeList(&b, "zones", c.Zones, func(x *Zone) []field { return x.fields() })
 	writeList(&b, "links", c.Links, func(x *Link) []field { return x.fields() })
+	writeList(&b, "regions", c.Regions, func(x *Region) []field { return x.fields() })
 	return b.Bytes()
 }
 

@@ -54,7 +54,7 @@ func (s *Spec) Resolved() Rates {
 	r.GroupSendsPerS = r.SendsPerS * r.GroupShare
 	r.PushesPerS = r.DeliveriesPerS * offlineAssumed
 	r.ActiveChats = max(1, int64(math.Round(r.SendsPerS*r.MeanGapS)))
-	r.SpikeSendsPerS = r.SendsPerS * s.Phases.SpikeFactor
+	r.SpikeSendsPerS = r.SendsPerS * (1 + (s.Phases.SpikeFactor-1)*s.SpikeShare())
 	r.BacklogSends = r.LoginsPerS * (s.Phases.WarmupS + s.Phases.SteadyS + s.Phases.SpikeS) * s.BacklogRowsPerLogin
 	r.InFramesPerS = r.SendsPerS*(1+TypingPerMessage+(1+ReadShare)*r.FanOut) + (PresencePerOpen+2)*r.LoginsPerS
 	return r

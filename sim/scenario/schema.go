@@ -17,6 +17,7 @@ func Schema() ([]byte, error) {
 	properties["faults"] = map[string]any{"type": "array", "items": objectOf((&Fault{}).fields()), "description": "processes killed and stores emptied during steady"}
 	properties["zones"] = map[string]any{"type": "array", "items": objectOf((&Zone{}).fields()), "description": "places; between two of them there is their link"}
 	properties["links"] = map[string]any{"type": "array", "items": objectOf((&Link{}).fields()), "description": "distance between zones, one for each pair"}
+	properties["regions"] = map[string]any{"type": "array", "items": objectOf((&Region{}).fields()), "description": "parts of the users with a clock of their own"}
 	root["$schema"] = "https://json-schema.org/draft/2020-12/schema"
 	root["title"] = "throng scenario"
 	out, err := json.MarshalIndent(root, "", "  ")

@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"math"
 	"os"
 	"strconv"
 	"strings"
@@ -47,7 +48,12 @@ type Spec struct {
 	Faults     []Fault
 	Zones      []Zone
 	Links      []Link
-	Gates      Gates
+	// Regions are parts of the users with a clock of their own; none: the users
+	// are one.
+	Regions []Region
+	// DayS is how long a day of 24 hours takes; 0: it is always the peak.
+	DayS  float64
+	Gates Gates
 
 	// Infrastructure and Limits are for targets in containers; others ignore them.
 	Infrastructure Infrastructure
@@ -97,6 +103,7 @@ type Phases struct {
 	SteadyS     float64
 	SpikeS      float64
 	SpikeFactor float64 // offered sends in the spike over those of steady
+	SpikeRegion string  // where the spike is; empty: everywhere
 	SettleS     float64
 	ProofS      float64
 	ReportS     float64
@@ -136,6 +143,9 @@ type Fault struct {
 	Kill         string        // role/instance, as in fanout/0; mysql/0 is the primary
 	Flush        string        // redis/0
 	RestartAfter time.Duration // from the kill; Never: it stays dead
+	// ReconnectJitter is over how long those spread their next connect who lose
+	// their connection from then on, until the next fault.
+	ReconnectJitter time.Duration
 }
 
 // What says what the fault does to which process, as in "kill fanout/0".
@@ -206,6 +216,10 @@ const (
 	profileLinkedShare = 0.1
 )
 
+// ReconnectJitter is that of a scenario before its first fault, and of a fault
+// that does not say another.
+const ReconnectJitter = 450 * time.Millisecond
+
 // ProfileRates is what a scenario has that overrides nothing.
 func ProfileRates() Overrides {
 	return Overrides{Devices: profileDevices, LinkedShare: profileLinkedShare}
@@ -229,14 +243,19 @@ func (s *Spec) Hash() string {
 }
 
 // WithOverrides returns a copy with another scale, steady duration (seconds)
-// or seed; nil leaves a value as it is. Values out of range are an Errors.
+// or seed; nil leaves a value as it is. The backlog, which grows with the number
+// of users who open in the load, keeps its rate: another steady duration makes it
+// shorter or longer. Values out of range are an Errors.
 func (s *Spec) WithOverrides(scale, steadyS *float64, seed *uint64) (*Spec, error) {
 	c := *s
 	if scale != nil {
 		c.Scale = *scale
 	}
 	if steadyS != nil {
+		before := c.Phases.WarmupS + c.Phases.SteadyS + c.Phases.SpikeS
 		c.Phases.SteadyS = *steadyS
+		after := c.Phases.WarmupS + c.Phases.SteadyS + c.Phases.SpikeS
+		c.Phases.BacklogS = math.Ceil(c.Phases.BacklogS * after / before)
 	}
 	if seed != nil {
 		c.Seed = *seed

@@ -39,6 +39,9 @@ type builder struct {
 	created  map[uint64][]uint64
 	index    []int32 // of each event's send, -1 none
 
+	peak float64 // of spec.World
+	mean float64 // activity over the load, relative to the peak
+
 	scale, meanLength        float64 // of session lengths, microseconds
 	backgroundRate, pushRate float64
 	pushProbability          float64
@@ -79,6 +82,7 @@ func BuildShard(spec *scenario.Spec, pop *population.Population, shard Shard) (*
 		return nil, fmt.Errorf("build schedule of %s: more than %d strata", spec.Name, math.MaxInt8)
 	}
 	b.clock()
+	b.days()
 	b.drawChats()
 	b.chooseConversations()
 	b.planStrata()

@@ -52,27 +52,32 @@ type event struct {
 func (b *builder) drawChats() {
 	law := newGapLaw(b.spec.GapBranches())
 	b.events = make([]event, 0, int(b.rates.SendsPerS*float64(b.to-b.from)/second*1.1))
-	for k := range uint64(b.rates.ActiveChats) {
+	// With a day the chats are as many as for everybody on the plateau, and thinned.
+	for k := range uint64(float64(b.rates.ActiveChats)/b.peak + 0.5) {
 		s := population.NewStream(b.spec.Seed, purposeChat, k, 0)
+		thin := b.thinning(k)
 		at, branch := law.residual(&s)
 		if at += b.from; at >= b.to {
 			continue
 		}
 		c := chat{first: int32(len(b.events)), stratum: -1}
 		for at < b.to {
-			if at >= b.warmup && at < b.end {
-				c.load++
+			if thin.keeps(at, branch) {
+				if at >= b.warmup && at < b.end {
+					c.load++
+				}
+				if at >= b.steady && at < b.spike {
+					c.steady++
+				}
+				b.events = append(b.events, event{at: at, chat: int32(len(b.chats)), branch: uint8(branch)})
 			}
-			if at >= b.steady && at < b.spike {
-				c.steady++
-			}
-			b.events = append(b.events, event{at: at, chat: int32(len(b.chats)), branch: uint8(branch)})
 			var gap int64
 			gap, branch = law.next(&s)
 			at += gap
 		}
-		c.last = int32(len(b.events))
-		b.chats = append(b.chats, c)
+		if c.last = int32(len(b.events)); c.last > c.first {
+			b.chats = append(b.chats, c)
+		}
 	}
 }
 

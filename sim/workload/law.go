@@ -25,6 +25,8 @@ const (
 	purposeRead
 	purposeKind
 	purposeAsks
+	purposeRegion
+	purposeThinning
 )
 
 const second = 1_000_000 // times inside this package are integer microseconds

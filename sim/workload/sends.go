@@ -95,7 +95,8 @@ func (b *builder) strataSends() {
 func (b *builder) spikeSends() {
 	s := population.NewStream(b.spec.Seed, purposeSpike, 0, 0)
 	base, missed := b.sends, 0
-	rate := b.rates.SendsPerS * (b.spec.Phases.SpikeFactor - 1)
+	region := b.spec.RegionIndex(b.spec.Phases.SpikeRegion)
+	rate := b.rates.SendsPerS * (b.spec.Phases.SpikeFactor - 1) * b.spec.SpikeShare()
 	for at := b.spike; rate > 0; {
 		if at += micros(s.Exp() / rate); at >= b.end {
 			break
@@ -109,7 +110,7 @@ func (b *builder) spikeSends() {
 				continue
 			}
 			i := lo + s.IntN(hi-lo)
-			if o := &b.sessions[base[i].session]; o.open+margin <= at && at < o.until-margin {
+			if o := &b.sessions[base[i].session]; o.open+margin <= at && at < o.until-margin && (region < 0 || b.region(o.user) == region) {
 				picked = i
 			}
 		}

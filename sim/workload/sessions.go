@@ -110,7 +110,7 @@ func (b *builder) mergeGap() int64 {
 // and are computed. It also divides what is left between those two.
 func (b *builder) calibrate() {
 	span := float64(b.end - b.warmup)
-	target := b.rates.Connections
+	target := b.rates.Connections * b.mean
 	mean := func(scale float64) float64 { // of background lengths
 		s := population.NewStream(b.spec.Seed, purposeLength, 0, 0)
 		sum := 0.0
@@ -127,7 +127,7 @@ func (b *builder) calibrate() {
 			}
 			held += max(0, min(s.until, b.end)-max(s.open, b.warmup))
 		})
-		rest = max(0, b.rates.LoginsPerS-opens/span*second)
+		rest = max(0, b.rates.LoginsPerS*b.mean-opens/span*second)
 		return opens / span * second, rest, float64(held)/span + rest*mean(scale)/second
 	}
 	lo, hi := 0.0, 20*b.rates.MeanSessionS*second
@@ -141,10 +141,10 @@ func (b *builder) calibrate() {
 	}
 	opens, rest, connected := measure(b.scale)
 	b.meanLength = mean(b.scale)
-	b.pushRate = min(pushShare*b.rates.LoginsPerS, rest/2)
+	b.pushRate = min(pushShare*b.rates.LoginsPerS*b.mean, rest/2)
 	b.backgroundRate = rest - b.pushRate
-	if opens > b.rates.LoginsPerS*1.05 {
-		b.warn("the writers alone open %.0f sessions a second, the target is %.0f", opens, b.rates.LoginsPerS)
+	if logins := b.rates.LoginsPerS * b.mean; opens > logins*1.05 {
+		b.warn("the writers alone open %.0f sessions a second, the target is %.0f", opens, logins)
 	}
 	if connected > target*1.05 || connected < target*0.95 {
 		b.warn("%.0f devices are connected on average, the target is %.0f", connected, target)
@@ -176,6 +176,7 @@ func (b *builder) openSessions() {
 func (b *builder) background() {
 	s := population.NewStream(b.spec.Seed, purposeBackground, 0, 0)
 	conversation := len(b.sessions) // sorted by user up to here
+	after := false                  // warm-up has begun
 	taken := map[uint64][]int32{}   // background sessions of each user
 	free := func(n *session) bool {
 		overlaps := func(o *session) bool {
@@ -189,10 +190,10 @@ func (b *builder) background() {
 		}
 		return !slices.ContainsFunc(taken[n.user], func(i int32) bool { return overlaps(&b.sessions[i]) })
 	}
-	rate := b.backgroundRate + b.pushRate
+	rate := (b.backgroundRate + b.pushRate) / (b.mean * b.peak) // thinned by the day
 	for at := b.from; rate > 0; {
-		if at += micros(s.Exp() / rate); at >= b.warmup && rate > b.backgroundRate {
-			at, rate = b.warmup, b.backgroundRate
+		if at += micros(s.Exp() / rate); at >= b.warmup && b.pushRate > 0 && !after {
+			at, rate, after = b.warmup, b.backgroundRate/(b.mean*b.peak), true
 			continue
 		}
 		if at >= b.end {
@@ -210,6 +211,9 @@ func (b *builder) background() {
 				n.device = uint32(1 + s.IntN(devices-1))
 			}
 			if linked == (n.device > 0) && free(&n) {
+				if !b.awake(&s, n.user, at) {
+					break
+				}
 				taken[n.user] = append(taken[n.user], int32(len(b.sessions)))
 				b.sessions = append(b.sessions, n)
 				break
