@@ -54,6 +54,10 @@ type GatewayInstance struct {
 	ID     string `json:"id"` // names it in the registry; "gateway-<i>" when empty
 	Listen string `json:"listen"`
 	Debug  string `json:"debug"`
+	// TLSCert and TLSKey name PEM files: clients then connect by wss://. A load
+	// balancer that ends TLS in front of ws:// costs the gateway less.
+	TLSCert string `json:"tls_cert,omitempty"`
+	TLSKey  string `json:"tls_key,omitempty"`
 }
 
 // RPCInstance is one instance of a role that only other roles call.
@@ -224,6 +228,11 @@ func (c *Config) Check() error {
 		}
 	}
 	c.checkAddresses(bad)
+	for i, in := range c.Gateways {
+		if (in.TLSCert == "") != (in.TLSKey == "") {
+			bad(fmt.Sprintf("gateways[%d]", i), "tls_cert and tls_key go together")
+		}
+	}
 	if len(c.Kafka.Brokers) == 0 {
 		bad("kafka.brokers", "at least one is needed")
 	}

@@ -54,6 +54,9 @@ func TestConfigErrorsSayWhere(t *testing.T) {
 		{"no host", `"rpc": "127.0.0.1:0"`, `"rpc": "here"`, `messages[0].rpc: "here" is not host:port`},
 		{"driver", `"driver": "sqlite"`, `"driver": "oracle"`, "sql.driver"},
 		{"replica", `"group_sql": {`, `"group_sql": {"replicas": [{"zone": "far"}],`, "group_sql.replicas[0].dsn"},
+		{"half of TLS", `"gateways": [
+    {`, `"gateways": [
+    {"tls_cert": "a.pem",`, "gateways[0]: tls_cert and tls_key go together"},
 		{"syntax", `"partitions": 16`, `"partitions": 16,`, "not JSON"},
 		{"plant", `"key":`, `"plant": "weed", "key":`, `plant: "weed": allowed are`},
 		{"short key", `"key": "`, `"key": "YQ==", "plant": "`, "signing key has 1 bytes"},

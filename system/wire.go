@@ -2,6 +2,7 @@ package system
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -119,6 +120,14 @@ func (m *maker) gateway() (runner, error) {
 	if id == "" {
 		id = fmt.Sprintf("gateway-%d", m.i)
 	}
+	var cfg *tls.Config
+	if in := m.Gateways[m.i]; in.TLSCert != "" {
+		cert, err := tls.LoadX509KeyPair(in.TLSCert, in.TLSKey)
+		if err != nil {
+			return nil, fmt.Errorf("%s: certificate: %w", id, err)
+		}
+		cfg = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
+	}
 	set := m.Settings
 	sessions, err := session.New(session.Config{Addr: m.Redis.Addr, LeaseTTL: time.Duration(set.LeaseTTL), Log: m.log, Metrics: m.reg})
 	if err != nil {
@@ -127,7 +136,7 @@ func (m *maker) gateway() (runner, error) {
 	m.closes(func() error { sessions.Close(); return nil })
 	return gateway.New(gateway.Config{
 		ID: id, Key: m.key, Messages: m.messageAddrs(), Inboxes: m.inboxAddrs(), Groups: m.groupAddrs(),
-		Sessions: sessions, AllowedOrigins: set.AllowedOrigins, StampEvery: set.StampEvery,
+		TLS: cfg, Sessions: sessions, AllowedOrigins: set.AllowedOrigins, StampEvery: set.StampEvery,
 		Limits: gateway.Limits{
 			MaxConnections: set.MaxConnections, FramesPerSecond: set.FramesPerSecond, FrameBurst: set.FrameBurst,
 			IdleTimeout: time.Duration(set.IdleTimeout), IdleIOS: time.Duration(set.IdleTimeoutIOS),

@@ -1,31 +1,25 @@
 package gateway
 
 import (
-	"net"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"throng/system/wire"
 )
 
-// conn is one WebSocket. It is small on purpose: an idle one is this struct,
-// the socket and the reader's stack, and has no buffers.
+// conn is one WebSocket. It is small on purpose: an idle one is this struct
+// and its socket, and has no buffers.
 type conn struct {
 	g       *Gateway
-	id      uint64 // set by table.add
+	id      uint64 // set by table.add; 0: not upgraded yet
 	user    uint64
 	device  uint32
 	format  wire.Format
-	fd      int // valid while !closed, under mu
-	nc      net.Conn
-	raw     syscall.RawConn
+	sock    socket        // not to be used once closed, under mu
 	expires int64         // of the token, Unix seconds
 	idle    time.Duration // it may be silent for so long; set by sync
-	opened  time.Duration // since Gateway.start
+	opened  time.Duration // accepted, since Gateway.start
 
 	// The reader's own.
 	in      []byte        // the start of a frame whose rest has not come
@@ -41,16 +35,18 @@ type conn struct {
 	inFlight   atomic.Int32 // sends without an answer
 	groupCalls atomic.Int32 // group requests without an answer
 
-	// mu guards what follows and is held while writing to fd, so that messages
+	// mu guards what follows and is held while writing to sock, so that messages
 	// leave whole and in order. Lock order: inboxLink.mu, then conn.mu.
 	mu        sync.Mutex
-	pend      [][]byte // whole WebSocket messages, shared, not to be changed
-	backlog   []byte   // what the socket did not take of a message, goes before pend
-	pendBytes int      // in pend, backlog and the hands of writeBlocked
-	blocked   bool     // writeBlocked runs and is the only one who writes
-	closing   bool     // nothing is accepted any more; a close message may be pending
-	closed    bool     // fd must not be used any more
-	reason    string   // label of throng_ws_closed_total
+	pend      [][]byte      // whole WebSocket messages, shared, not to be changed
+	backlog   []byte        // what the socket did not take of a message, goes before pend
+	pendBytes int           // in pend, backlog and the hands of writeStream
+	blocked   bool          // the socket takes nothing; writable or writeStream goes on
+	blockedAt time.Duration // since when, since Gateway.start
+	closing   bool          // nothing is accepted any more; a close message may be pending
+	closed    bool          // sock must not be used any more
+	grace     *time.Timer   // ends a connection that is closing
+	reason    string        // label of throng_ws_closed_total
 
 	synced    bool // Sync has come: the inbox knows, or will, of the session
 	detached  bool // the inbox and the registry know, or will, of its end
@@ -63,6 +59,9 @@ type conn struct {
 	acked     uint64 // of them, acknowledged
 	ackQueued bool   // waits in inboxLink.acks
 }
+
+// newConn returns a connection that has no socket yet.
+func (g *Gateway) newConn() *conn { return &conn{g: g, opened: g.sinceStart()} }
 
 // close sends a close message after all that is pending and ends the
 // connection; the client has closeGrace to answer. Only the first call counts.
@@ -80,10 +79,10 @@ func (c *conn) closeWith(message []byte, reason string) {
 	c.pend = append(c.pend, message)
 	c.pendBytes += len(message)
 	c.flushLocked()
-	c.mu.Unlock()
-	if err := c.nc.SetReadDeadline(time.Now().Add(closeGrace)); err != nil {
-		c.abort(reason) // then there is no deadline to wait for
+	if !c.closed {
+		c.grace = time.AfterFunc(closeGrace, func() { c.abort(reason) })
 	}
+	c.mu.Unlock()
 	c.detach()
 }
 
@@ -102,9 +101,7 @@ func (c *conn) abortLocked(reason string) {
 		c.closing, c.reason = true, reason
 	}
 	c.dropPendingLocked()
-	// The reader sees the end of the stream. An error means that the peer has
-	// ended it already, and then the reader knows.
-	_ = unix.Shutdown(c.fd, unix.SHUT_RDWR)
+	c.sock.abort()
 }
 
 // detach tells the inbox and the registry, once, that the session has ended.
@@ -126,11 +123,15 @@ func (c *conn) detach() {
 }
 
 // finish releases the connection. Only the reader calls it, when it has left
-// the socket: closing the socket waits for everybody who uses it.
+// the socket.
 func (c *conn) finish() {
 	c.mu.Lock()
 	c.closing, c.closed = true, true
 	c.dropPendingLocked()
+	c.unblockLocked()
+	if c.grace != nil {
+		c.grace.Stop()
+	}
 	if c.reason == "" {
 		c.reason = "client"
 	}
@@ -139,8 +140,7 @@ func (c *conn) finish() {
 	c.detach()
 	c.g.views.set(c, topic{})
 	c.g.table.remove(c)
-	// The peer may have reset it: there is nobody to tell.
-	_ = c.nc.Close()
+	c.sock.close()
 	c.g.m.connections.Dec()
 	c.g.m.closed(reason)
 	c.g.conns.Done()

@@ -7,20 +7,21 @@
 // of one connection. It may import wire, placement, rpc and obs, and no other
 // role or adapter: the session registry is given to it.
 //
-// One goroutine reads each connection. Nobody waits for a socket to be
-// writable: whoever has something for a connection appends it to the
-// connection's pending list and writes all that is pending in one non-blocking
-// call (write.go). What the socket does not take waits, bounded, with a
-// goroutine of its own; above the bound the connection is closed.
+// On Linux a few loops over epoll read all connections, without a goroutine or a
+// buffer for an idle one (epoll_linux.go); elsewhere, and with TLS, a goroutine
+// reads each (front.go). Nobody waits for a socket to be writable: whoever has
+// something for a connection appends it to the connection's pending list and
+// writes all that is pending in one non-blocking call (write.go). What the
+// socket does not take waits, bounded; above the bound the connection is closed.
 package gateway
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -84,6 +85,12 @@ type Config struct {
 	// connect from, "*" for any. Requests without the header, and those from
 	// the gateway's own host, are always allowed.
 	AllowedOrigins []string
+	// TLS, if not nil, has clients connect by wss://. Connections then cost a
+	// goroutine and its buffers each; where many come, a load balancer in front
+	// ends TLS for less.
+	TLS *tls.Config
+	// Streams serves clients without epoll also where there is one.
+	Streams bool
 	// StampEvery: one in so many sends is stamped at each stage of its way
 	// (wire.Stamps); below 0 none is. [16]
 	StampEvery int
@@ -107,7 +114,7 @@ type Gateway struct {
 	messages []*messageLink
 	inboxes  []*inboxLink
 	groups   *groupLink
-	readBufs sync.Pool // *[]byte of limits.ReadBufferBytes
+	front    front
 	scratch  sync.Pool // *[]byte of scratchBytes, for gathering pending frames
 
 	handshakeBufs sync.Pool // gorilla's write buffers, for the upgrade
@@ -116,7 +123,7 @@ type Gateway struct {
 	gate       sync.Mutex     // held to admit a connection, and to begin draining
 	draining   atomic.Bool    // changes once, under gate
 	handshakes atomic.Int64   // sockets accepted and not upgraded yet
-	conns      sync.WaitGroup // readers and blocked writers
+	conns      sync.WaitGroup // connections, and the writers of streams
 }
 
 // New checks cfg and returns a gateway that Run serves.
@@ -153,7 +160,6 @@ func New(cfg Config) (*Gateway, error) {
 	if g.m, err = newMetrics(cfg.Metrics, g.limits); err != nil {
 		return nil, fmt.Errorf("gateway: metrics: %w", err)
 	}
-	g.readBufs.New = func() any { b := make([]byte, g.limits.ReadBufferBytes); return &b }
 	g.scratch.New = func() any { b := make([]byte, 0, scratchBytes); return &b }
 	g.views.init(g)
 	if err := g.dial(); err != nil {
@@ -223,6 +229,11 @@ func (g *Gateway) Run(ctx context.Context, ln net.Listener) error {
 		wg.Wait()
 		inboxes.Wait()
 	}()
+	var err error
+	if g.front, err = g.open(ln); err != nil {
+		return err
+	}
+	defer g.front.close()
 	for _, l := range g.messages {
 		wg.Go(func() { l.run(back) })
 	}
@@ -237,13 +248,11 @@ func (g *Gateway) Run(ctx context.Context, ln net.Listener) error {
 		}
 	})
 
-	srv := g.server()
 	failed := make(chan error, 1)
-	wg.Go(func() { failed <- srv.Serve(ln) })
+	wg.Go(func() { failed <- g.front.serve() })
 	g.serving.Store(true)
 	g.log.Info("gateway serves", "addr", ln.Addr().String(), "incarnation", g.incarnation)
 
-	var err error
 	select {
 	case err = <-failed:
 		err = fmt.Errorf("gateway: serve %s: %w", ln.Addr(), err)
@@ -253,11 +262,19 @@ func (g *Gateway) Run(ctx context.Context, ln net.Listener) error {
 	g.gate.Lock()
 	g.draining.Store(true)
 	g.gate.Unlock()
-	if cerr := srv.Close(); cerr != nil && err == nil && !errors.Is(cerr, net.ErrClosed) {
-		g.log.Warn("closing the listener", "err", cerr)
-	}
+	g.front.stop()
 	g.drain()
 	return err
+}
+
+// open returns the front for ln: the cheapest that can serve it.
+func (g *Gateway) open(ln net.Listener) (front, error) {
+	if g.cfg.TLS == nil && !g.cfg.Streams {
+		if f, err := g.newEvented(ln); f != nil || err != nil {
+			return f, err
+		}
+	}
+	return g.newStreams(ln, g.cfg.TLS), nil
 }
 
 // Ready returns nil when clients can be served: the listener is up and there
@@ -277,23 +294,6 @@ func (g *Gateway) Ready() error {
 		}
 	}
 	return nil
-}
-
-// server returns the HTTP server that upgrades connections. A client that
-// dribbles its request has ReadHeaderTimeout for all of it.
-func (g *Gateway) server() *http.Server {
-	mux := http.NewServeMux()
-	mux.HandleFunc(wire.Path, g.upgrade)
-	return &http.Server{
-		Handler:           mux,
-		ReadHeaderTimeout: g.limits.HandshakeTimeout,
-		ReadTimeout:       g.limits.HandshakeTimeout,
-		WriteTimeout:      g.limits.HandshakeTimeout,
-		IdleTimeout:       g.limits.HandshakeTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
-		ConnState:         g.countHandshakes,
-	}
 }
 
 // drain asks all clients to go, waits, and closes who has stayed.

@@ -200,7 +200,7 @@ func TestSlowClientCostsOnlyItself(t *testing.T) {
 	r := newRig(t, func(cfg *Config) { cfg.Limits.SendBufferBytes = 16 << 10 })
 	// A client that reads nothing after it has logged in.
 	slow, os := r.login(1, 0, wire.Proto)
-	if err := slow.ws.NetConn().(*net.TCPConn).SetReadBuffer(16 << 10); err != nil {
+	if err := tcpOf(slow).SetReadBuffer(16 << 10); err != nil {
 		t.Fatal(err)
 	}
 	fast, of := r.login(2, 0, wire.Proto)
@@ -374,7 +374,7 @@ func TestUpgradeRefused(t *testing.T) {
 			if tc.origin != "" {
 				h.Set("Origin", tc.origin)
 			}
-			d := websocket.Dialer{}
+			d := dialer()
 			if tc.proto != "" {
 				d.Subprotocols = []string{tc.proto}
 			}
@@ -428,7 +428,7 @@ func TestTimeouts(t *testing.T) {
 		t.Errorf("answers pings: got %v", f)
 	}
 	// Slow-loris: a request that dribbles.
-	nc, err := net.Dial("tcp", strings.TrimPrefix(strings.TrimSuffix(r.url, wire.Path), "ws://"))
+	nc, err := net.Dial("tcp", r.addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -466,7 +466,7 @@ func TestDrain(t *testing.T) {
 	for range 2 {
 		next[*rpc.SessionClose](t, r.inbox.events)
 	}
-	if _, _, err := (&websocket.Dialer{Subprotocols: []string{wire.SubprotocolProto}}).Dial(r.url, nil); err == nil {
+	if _, _, err := dialer().Dial(r.url, nil); err == nil {
 		t.Error("a draining gateway took a connection")
 	}
 }

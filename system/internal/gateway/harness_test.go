@@ -2,12 +2,19 @@ package gateway
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/big"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -24,7 +31,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if childMain() { // this process is a gateway under benchmark, see bench_test.go
+	if childMain() { // this process is a server under benchmark, see bench_test.go
 		return
 	}
 	goleak.VerifyTestMain(m)
@@ -210,6 +217,7 @@ func accept(it *rpc.Submission) *rpc.SubmitResult {
 type rig struct {
 	t       testing.TB
 	gw      *Gateway
+	addr    string
 	url     string
 	inbox   *fakeInbox
 	message *fakeMessage
@@ -227,6 +235,12 @@ func newRig(t testing.TB, change func(*Config)) *rig {
 	cfg := Config{ID: "gw-test", Key: testKey(), Messages: []string{r.message.addr}, Inboxes: []string{r.inbox.addr},
 		Metrics: r.reg, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
 		Limits: Limits{DrainTimeout: 200 * time.Millisecond}}
+	switch os.Getenv(frontEnv) {
+	case "streams":
+		cfg.Streams = true
+	case "tls":
+		cfg.TLS = selfSigned(t)
+	}
 	if change != nil {
 		change(&cfg)
 	}
@@ -236,7 +250,11 @@ func newRig(t testing.TB, change func(*Config)) *rig {
 	}
 	r.gw = gw
 	ln := listen(t, "127.0.0.1:0")
-	r.url = "ws://" + ln.Addr().String() + wire.Path
+	r.addr = ln.Addr().String()
+	r.url = "ws://" + r.addr + wire.Path
+	if cfg.TLS != nil {
+		r.url = "wss://" + r.addr + wire.Path
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	r.stop = stop
 	go func() { r.done <- gw.Run(ctx, ln) }()
@@ -308,6 +326,25 @@ func token(t testing.TB, user uint64, device uint32) string {
 	return s
 }
 
+func dialer() *websocket.Dialer {
+	return &websocket.Dialer{HandshakeTimeout: patience, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+}
+
+// selfSigned returns a certificate that nobody has to believe.
+func selfSigned(t testing.TB) *tls.Config {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+}
+
 // client is a client of the tests over gorilla.
 type client struct {
 	t      testing.TB
@@ -318,7 +355,8 @@ type client struct {
 func (r *rig) dial(user uint64, device uint32, format wire.Format) *client {
 	r.t.Helper()
 	h := http.Header{"Authorization": {"Bearer " + token(r.t, user, device)}}
-	d := websocket.Dialer{Subprotocols: []string{format.Subprotocol()}, HandshakeTimeout: patience}
+	d := dialer()
+	d.Subprotocols = []string{format.Subprotocol()}
 	ws, resp, err := d.Dial(r.url, h)
 	if err != nil {
 		r.t.Fatalf("dial: %v (%v)", err, resp)

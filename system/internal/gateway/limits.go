@@ -35,7 +35,7 @@ type Limits struct {
 	// MiB, is too much. [128 KiB]
 	SendBufferBytes int
 	// ReadBufferBytes is the size of the shared read buffers: one for each
-	// connection being read at the moment, none for the idle. [16 KiB]
+	// loop that reads. [16 KiB]
 	ReadBufferBytes int
 	// FramesPerSecond and FrameBurst bound the frames of one connection, as a
 	// token bucket; above, it is closed. [200, 1,000]

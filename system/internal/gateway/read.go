@@ -5,42 +5,16 @@ import (
 	"errors"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"throng/system/wire"
 )
 
-// read is the reader's goroutine. It waits for the socket without a buffer in
-// its hands; onReadable takes one for as long as there is something to read.
-func (c *conn) read() {
-	// The error is the end of the connection, whatever it says: the peer
-	// reset it, or closeGrace is over.
-	_ = c.raw.Read(c.onReadable)
-	c.finish()
-}
-
-// onReadable reads all there is. It returns true when the connection has ended.
-func (c *conn) onReadable(fd uintptr) (done bool) {
-	buf := c.g.readBufs.Get().(*[]byte)
-	defer c.g.readBufs.Put(buf)
-	for {
-		n, err := unix.Read(int(fd), *buf)
-		switch {
-		case n > 0:
-			now := c.g.sinceStart()
-			c.lastRx.Store(int64(now))
-			c.g.m.rxBytes.Add(float64(n))
-			c.consume((*buf)[:n], now)
-			if c.ended {
-				return true
-			}
-		case err == unix.EAGAIN:
-			return false
-		case err == unix.EINTR:
-		default: // the end, or an error
-			return true
-		}
-	}
+// received handles what the client has sent. Only the reader calls it, who has
+// to end the connection when c.ended is true after it.
+func (c *conn) received(b []byte) {
+	now := c.g.sinceStart()
+	c.lastRx.Store(int64(now))
+	c.g.m.rxBytes.Add(float64(len(b)))
+	c.consume(b, now)
 }
 
 // consume handles the frames in b and keeps what is left for the next read.

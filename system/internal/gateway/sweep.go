@@ -22,6 +22,7 @@ func (g *Gateway) sweep(ctx context.Context) {
 		case <-tick.C:
 		}
 		now := g.sinceStart()
+		g.front.sweep(now)
 		wall := time.Now().Unix()
 		for _, c := range g.table.part(i, sweepParts) {
 			g.check(c, now, wall)
@@ -32,7 +33,8 @@ func (g *Gateway) sweep(ctx context.Context) {
 // sweepInterval has every connection seen several times within the shortest
 // time-out, and at most 16 times a second.
 func (g *Gateway) sweepInterval() time.Duration {
-	shortest := min(g.limits.IdleTimeout, g.limits.IdleIOS, g.limits.IdleAndroid, g.limits.SyncTimeout)
+	shortest := min(g.limits.IdleTimeout, g.limits.IdleIOS, g.limits.IdleAndroid, g.limits.SyncTimeout,
+		g.limits.HandshakeTimeout, g.limits.WriteTimeout)
 	return min(max(shortest/8/sweepParts, time.Second/64), time.Second)
 }
 
@@ -40,8 +42,13 @@ func (g *Gateway) sweepInterval() time.Duration {
 func (g *Gateway) check(c *conn, now time.Duration, wall int64) {
 	last := time.Duration(c.lastRx.Load())
 	begun := time.Duration(c.partial.Load())
+	c.mu.Lock()
+	synced, stuck := c.synced, c.blocked && now-c.blockedAt > g.limits.WriteTimeout
+	c.mu.Unlock()
 	switch {
-	case !c.isSynced():
+	case stuck:
+		c.abort("slow_consumer")
+	case !synced:
 		if now-c.opened > g.limits.SyncTimeout {
 			c.close(wire.CloseNoSync)
 		}

@@ -1,20 +1,28 @@
 package gateway
 
 import (
-	"net"
 	"net/http"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/gorilla/websocket"
 
 	"throng/system/wire"
 )
 
-// upgrade is the handler of wire.Path. It returns when the connection's reader
-// has started, so that the HTTP server's goroutine and buffers are freed.
-func (g *Gateway) upgrade(w http.ResponseWriter, r *http.Request) {
+// adopter is a net.Conn whose owner has the connection and needs only to know
+// whose it is.
+type adopter interface {
+	adopt(format wire.Format, claims wire.Claims)
+}
+
+// ServeHTTP answers the requests of clients, which are to upgrade to WebSocket.
+// It returns when the connection is somebody's, so that what answered is freed.
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path != wire.Path {
+		http.NotFound(w, r)
+		return
+	}
 	refuse := func(status int, outcome, text string) {
 		g.m.refused.WithLabelValues(outcome).Inc()
 		http.Error(w, text, status)
@@ -43,12 +51,11 @@ func (g *Gateway) upgrade(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	up := websocket.Upgrader{
-		HandshakeTimeout: g.limits.HandshakeTimeout,
-		// After the upgrade this package reads and writes the socket itself;
-		// these are only as large as the handshake needs.
-		ReadBufferSize: 512, WriteBufferPool: &g.handshakeBufs,
-		Subprotocols: []string{wire.SubprotocolProto, wire.SubprotocolJSON},
-		CheckOrigin:  g.checkOrigin,
+		// After the upgrade this package reads and writes the socket itself:
+		// gorilla has no buffers of its own.
+		WriteBufferPool: &g.handshakeBufs,
+		Subprotocols:    []string{wire.SubprotocolProto, wire.SubprotocolJSON},
+		CheckOrigin:     g.checkOrigin,
 	}
 	ws, err := up.Upgrade(w, r, nil)
 	if err != nil { // it has answered the request
@@ -57,45 +64,18 @@ func (g *Gateway) upgrade(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	format, _ := wire.FormatOf(ws.Subprotocol())
-	g.adopt(ws.NetConn(), format, claims)
-}
-
-// adopt makes a connection of an upgraded socket.
-func (g *Gateway) adopt(nc net.Conn, format wire.Format, claims wire.Claims) {
-	sc, ok := nc.(syscall.Conn)
-	if !ok { // TLS ends before the gateway, at the load balancer
-		g.log.Error("the listener's connections are not plain sockets", "type", nc)
-		nc.Close()
-		return
+	if a, ok := ws.NetConn().(adopter); ok {
+		a.adopt(format, claims)
+	} else {
+		g.adoptStream(ws.NetConn(), format, claims)
 	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		g.log.Debug("upgraded socket is gone", "err", err)
-		nc.Close()
-		return
-	}
-	c := &conn{g: g, user: claims.User, device: claims.Device, format: format, nc: nc, raw: raw,
-		expires: claims.Expires.Unix(), opened: g.sinceStart()}
-	if err := raw.Control(func(fd uintptr) { c.fd = int(fd) }); err != nil {
-		nc.Close()
-		return
-	}
-	if tc, ok := nc.(*net.TCPConn); ok {
-		if err := tc.SetWriteBuffer(g.limits.SendBufferBytes); err != nil {
-			g.log.Debug("send buffer of a socket", "err", err)
-		}
-	}
-	c.lastRx.Store(int64(c.opened))
-	if !g.admit(c) {
-		nc.Close()
-		return
-	}
-	go c.read()
 }
 
 // admit puts c into the table, unless the gateway has begun to drain: drain
 // sees everybody who is in the table, and nobody comes after it has looked.
-func (g *Gateway) admit(c *conn) bool {
+func (g *Gateway) admit(c *conn, format wire.Format, claims wire.Claims) bool {
+	c.user, c.device, c.format, c.expires = claims.User, claims.Device, format, claims.Expires.Unix()
+	c.lastRx.Store(int64(g.sinceStart()))
 	g.gate.Lock()
 	defer g.gate.Unlock()
 	if g.draining.Load() {
@@ -126,18 +106,4 @@ func (g *Gateway) checkOrigin(r *http.Request) bool {
 	}
 	_, host, ok := strings.Cut(origin, "://")
 	return ok && strings.EqualFold(host, r.Host)
-}
-
-// countHandshakes bounds sockets that are not upgraded yet: a client that only
-// connects costs a socket until HandshakeTimeout.
-func (g *Gateway) countHandshakes(nc net.Conn, s http.ConnState) {
-	switch s {
-	case http.StateNew:
-		if g.handshakes.Add(1) > int64(g.limits.MaxHandshakes) {
-			g.m.refused.WithLabelValues("handshakes").Inc()
-			nc.Close()
-		}
-	case http.StateHijacked, http.StateClosed:
-		g.handshakes.Add(-1)
-	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -208,20 +209,20 @@ func TestTypingAndPresence(t *testing.T) {
 // registerProbe sees whether the inbox knew of a session before it was registered.
 type registerProbe struct {
 	*busPort
-	r      **rig
+	r      atomic.Pointer[rig]
 	opened int
 }
 
 func (p *registerProbe) Register(user uint64, device uint32, conn uint64) {
-	p.opened = len((*p.r).inbox.events)
+	p.opened = len(p.r.Load().inbox.events)
 	p.busPort.Register(user, device, conn)
 }
 
 func TestRegisterBeforeOpen(t *testing.T) {
 	b := newBus()
-	var r *rig
-	p := &registerProbe{busPort: b.port(), r: &r}
-	r = newRig(t, func(c *Config) { c.Sessions = p })
+	p := &registerProbe{busPort: b.port()}
+	r := newRig(t, func(c *Config) { c.Sessions = p })
+	p.r.Store(r)
 	next[*rpc.GatewayHello](t, r.inbox.events)
 	c, _ := r.login(1, 0, wire.Proto)
 	c.ws.Close()
