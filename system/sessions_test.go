@@ -81,6 +81,59 @@ func TestLinkedDevices(t *testing.T) {
 	}
 }
 
+// A phone and four linked devices, the most there are: each acknowledges for
+// itself. What one has not acknowledged waits for that one alone, and what has
+// been acknowledged comes to it no second time.
+func TestEachDeviceAcknowledgesForItself(t *testing.T) {
+	d := startAll(t, counts{gateways: 2, messages: 1, fanouts: 1, groups: 1, inboxes: 2, pushes: 1}, func(c *system.Config) {
+		c.Settings.AckTimeout = system.Duration(300 * time.Millisecond)
+	})
+	d.provision(2, wire.MaxDevices, map[uint64][]uint64{100: {1, 2}})
+	writer := d.dial(2, 0)
+	writer.awaitCurrent()
+	var devices []*device
+	for i := range uint32(wire.MaxDevices) {
+		dev := d.dial(1, i)
+		dev.awaitCurrent()
+		devices = append(devices, dev)
+	}
+	mute, away := devices[1], devices[3]
+	mute.update(func() { mute.silent = true }) // it gets everything and acknowledges nothing
+	away.hangUp()
+	const n = 20
+	for i := range n {
+		writer.send(direct(1), fmt.Sprintf("direct %d", i))
+		writer.send(group(100), fmt.Sprintf("group %d", i))
+	}
+	writer.awaitSent()
+	for _, dev := range devices {
+		if dev == away {
+			continue
+		}
+		dev.awaitBodies(2, 0, numbered("direct", n)...)
+		dev.awaitBodies(2, 100, numbered("group", n)...)
+	}
+	// All of it waits for two of the five; user 2's other devices have their
+	// copies waiting too.
+	own := float64((wire.MaxDevices - 1) * 2 * n)
+	awaitMetric(t, "throng_inbox_rows", is(2*2*n+own), d.inboxDebug()...)
+	mute.hangUp()
+	mute.update(func() { mute.silent = false })
+	for _, dev := range []*device{mute, away} {
+		dev.connect()
+		dev.awaitCurrent()
+		dev.awaitBodies(2, 0, numbered("direct", n)...)
+		dev.awaitBodies(2, 100, numbered("group", n)...)
+	}
+	awaitMetric(t, "throng_inbox_rows", is(own), d.inboxDebug()...)
+	for _, dev := range devices {
+		dev.hangUp()
+		if len(dev.got) != 2*n {
+			t.Errorf("device %d has %d messages, want %d", dev.number, len(dev.got), 2*n)
+		}
+	}
+}
+
 // Whoever hides when they were last seen is seen by nobody, from then on and on
 // all devices, until they show themselves again.
 func TestLastSeenPrivacy(t *testing.T) {

@@ -59,7 +59,11 @@ func testDirect(t *testing.T, d *deployment) {
 	for _, dev := range []*device{alice, phone, tablet} {
 		dev.awaitCurrent()
 	}
-	want := numbered("hello", 50)
+	var any []byte // bodies are the clients' own: any bytes, not text
+	for b := range 256 {
+		any = append(any, byte(b))
+	}
+	want := append(numbered("hello", 49), string(any))
 	for _, body := range want {
 		alice.send(direct(12), body)
 	}
@@ -72,6 +76,16 @@ func testDirect(t *testing.T, d *deployment) {
 	})
 	phone.send(direct(11), "and back")
 	alice.awaitBodies(12, 0, "and back")
+	// Receipts wait for a sender who is away.
+	alice.send(direct(12), "read while you were away")
+	alice.awaitSent()
+	alice.hangUp()
+	phone.awaitBodies(11, 0, append(want, "read while you were away")...)
+	phone.do(&wire.Frame{Kind: &wire.Frame_Read{Read: &wire.Read{From: 11, UptoSeq: 51}}})
+	alice.connect()
+	alice.await("the receipts that waited", func() bool {
+		return alice.receipts[peerIn{12, 0}] == watermarks{delivered: 51, read: 51}
+	})
 }
 
 func testGroup(t *testing.T, d *deployment) {

@@ -18,6 +18,9 @@ const (
 	// MaxInFlight bounds the Sends of one connection that are not answered yet.
 	// One more is answered with CODE_RATE_LIMITED.
 	MaxInFlight = 64
+	// MaxDevices of a user: the phone, which is device 0, and up to four linked
+	// ones, 1 to 4.
+	MaxDevices = 5
 	// ChainBytes is the length of Sent.chain and Send.chain.
 	ChainBytes = 16
 	// MaxTokenBytes bounds a bearer token.

@@ -435,6 +435,7 @@ func TestAdminRefusals(t *testing.T) {
 		"too many members": {"provision", admin, proto, delimited(t, &wire.Provision{Groups: []*wire.ProvisionGroup{tooMany}}), 400},
 		"no members":       {"provision", admin, json, []byte(`{"groups":[{"group":"1"}]}`), 400},
 		"no devices":       {"provision", admin, json, []byte(`{"users":[{"user":"1"}]}`), 400},
+		"a fifth linked":   {"provision", admin, json, []byte(`{"users":[{"user":"1","devices":[{"device":4},{"device":5}]}]}`), 400},
 		"bad json":         {"members", admin, json, []byte(`{`), 400},
 		"no such group":    {"members", admin, json, []byte(`{"group":"5","add":["1"]}`), 404},
 		"empty body":       {"provision", admin, proto, nil, 200},

@@ -18,7 +18,6 @@ import (
 
 const (
 	maxNameBytes = 256
-	maxDevices   = 16 // of one user
 	// provisionUsers bounds the users of one call to an inbox.
 	provisionUsers = 2000
 	// createGroups and createMembers bound one transaction.
@@ -42,8 +41,13 @@ func (s *Service) provision(ctx context.Context, p *wire.Provision) (*wire.Provi
 	}
 	byInbox := make([][]*wire.ProvisionUser, len(s.inboxes))
 	for _, u := range p.Users {
-		if u.GetUser() == 0 || len(u.Devices) == 0 || len(u.Devices) > maxDevices {
+		if u.GetUser() == 0 || len(u.Devices) == 0 {
 			return nil, fmt.Errorf("%w: user %d with %d devices", errInvalid, u.GetUser(), len(u.GetDevices()))
+		}
+		for _, d := range u.Devices {
+			if d.GetDevice() >= wire.MaxDevices {
+				return nil, fmt.Errorf("%w: device %d of user %d: the phone is 0, linked ones are 1 to %d", errInvalid, d.GetDevice(), u.User, wire.MaxDevices-1)
+			}
 		}
 		i := placement.UserInboxInstance(u.User, len(s.inboxes))
 		byInbox[i] = append(byInbox[i], u)

@@ -361,6 +361,28 @@ func TestBucket(t *testing.T) {
 	})
 }
 
+// TestBackoff: full jitter under a bound that doubles, up to the most.
+func TestBackoff(t *testing.T) {
+	p, err := New(Config{Provider: "http://127.0.0.1:1", Backoff: 100 * time.Millisecond, MaxBackoff: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for attempt, bound := range []time.Duration{1: 100 * time.Millisecond, 2: 200 * time.Millisecond, 3: 400 * time.Millisecond, 4: 800 * time.Millisecond, 5: time.Second, 100: time.Second} {
+		if bound == 0 {
+			continue
+		}
+		least, most := bound, time.Duration(0)
+		for range 300 {
+			d := p.backoff(attempt)
+			least, most = min(least, d), max(most, d)
+		}
+		// 300 draws all in one half: once in 1e90 times.
+		if most > bound || most <= bound/2 || least >= bound/2 {
+			t.Errorf("attempt %d waits from %v to %v, want anything up to %v", attempt, least, most, bound)
+		}
+	}
+}
+
 func TestRetryAfter(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for h, want := range map[string]time.Duration{
