@@ -31,6 +31,8 @@ type JoinConfig struct {
 	Folder string                             // the leader's run folder; empty: on another machine
 	Sample func() (history.RoleSample, error) // CPU and memory of this process
 	Log    *slog.Logger                       // nil: nothing is logged
+
+	boot string // for tests: in place of bootID
 }
 
 // Times of an agent.
@@ -58,6 +60,7 @@ type player struct {
 	begin  chan time.Duration
 	stop   context.CancelFunc // ends the load
 	end    context.CancelFunc // ends the engine
+	out    context.Context    // done when nobody takes results any more
 
 	mu       sync.Mutex
 	began    bool
@@ -112,9 +115,13 @@ func (p *player) join(ctx context.Context) error {
 	if err != nil {
 		host = "unknown"
 	}
+	boot := p.cfg.boot
+	if boot == "" {
+		boot = bootID()
+	}
 	ask, cancel := context.WithTimeout(ctx, joinWithin)
 	defer cancel()
-	m, err := p.nc.RequestWithContext(ask, subjectJoin, encode(hello{ID: p.id, Host: host, PID: os.Getpid(), BootID: bootID(), Files: p.cfg.Files, Folder: p.cfg.Folder != ""}))
+	m, err := p.nc.RequestWithContext(ask, subjectJoin, encode(hello{ID: p.id, Host: host, PID: os.Getpid(), BootID: boot, Files: p.cfg.Files, Folder: p.cfg.Folder != ""}))
 	if err != nil {
 		return fmt.Errorf("crew: the leader at %s does not answer: %w", p.cfg.URL, err)
 	}
@@ -152,7 +159,9 @@ func (p *player) play(ctx context.Context) error {
 	soft, stop := context.WithCancel(run)
 	defer end()
 	defer stop()
-	p.stop, p.end = stop, end
+	out, deaf := context.WithCancel(context.Background())
+	defer deaf()
+	p.stop, p.end, p.out = stop, end, out
 	for subject, f := range map[string]func(*nats.Msg){subjectOrder + p.id: p.order, subjectPushed + p.id: p.pushed} {
 		if _, err := p.nc.Subscribe(subject, f); err != nil {
 			return fmt.Errorf("crew: %w", err)
@@ -171,7 +180,7 @@ func (p *player) play(ctx context.Context) error {
 		_ = p.nc.Flush() // the reply
 		return nil
 	case <-ctx.Done():
-		end()
+		deaf()
 		_ = p.nc.Publish(subjectBeat, encode(beat{Number: p.number, Left: "it was told to leave: " + context.Cause(ctx).Error()}))
 		_ = p.nc.FlushTimeout(time.Second)
 		return context.Cause(ctx)
@@ -269,7 +278,7 @@ func (p *player) pushed(m *nats.Msg) {
 
 // publish sends a result.
 func (p *player) publish(r *result) error {
-	ctx, cancel := context.WithTimeout(context.Background(), publishIn)
+	ctx, cancel := context.WithTimeout(p.out, publishIn)
 	defer cancel()
 	if _, err := p.js.Publish(ctx, fmt.Sprintf("%s%d", subjectResult, p.number), encode(r)); err != nil {
 		return fmt.Errorf("crew: result %d: %w", r.N, err)

@@ -102,57 +102,65 @@ type agent struct {
 
 // Assemble opens the leader's server, starts the local agents and returns when
 // all have joined and made their schedules. ctx bounds it.
-func Assemble(ctx context.Context, cfg LeadConfig, say func(string)) (l *Lead, err error) {
-	if cfg.Listen == "" {
-		cfg.Listen = "127.0.0.1:0"
-	}
-	if cfg.Token == "" {
-		cfg.Token = rand.Text()
-	}
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
-	}
-	if cfg.DeadAfter == 0 {
-		cfg.DeadAfter = defaultDeadAfter
-	}
-	if cfg.JoinWithin == 0 {
-		cfg.JoinWithin = defaultJoinWithin
-	}
-	cfg.Terms.Agents = cfg.Agents
-	l = &Lead{cfg: cfg, log: cfg.Log, closing: make(chan struct{}), changed: make(chan struct{}, 1)}
+func Assemble(ctx context.Context, cfg LeadConfig, say func(string)) (*Lead, error) {
+	cfg.defaults()
+	l := &Lead{cfg: cfg, log: cfg.Log, closing: make(chan struct{}), changed: make(chan struct{}, 1)}
 	l.merger = newMerger(cfg.Writer, cfg.Agents+1, cfg.Progress)
+	var err error
 	if l.hub, err = openHub(ctx, cfg.Listen, cfg.Token, filepath.Join(cfg.Dir, "jetstream")); err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			l.Close()
-		}
-	}()
-	if err := l.listen(ctx); err != nil {
+	if err := l.gather(ctx, say); err != nil {
+		l.Close()
 		return nil, err
 	}
-	if err := os.MkdirAll(cfg.LogDir, 0o755); err != nil {
-		return nil, fmt.Errorf("crew: %w", err)
+	l.watch.Go(l.watchAll)
+	return l, nil
+}
+
+func (c *LeadConfig) defaults() {
+	if c.Listen == "" {
+		c.Listen = "127.0.0.1:0"
 	}
-	if cfg.Local < cfg.Agents {
-		say(fmt.Sprintf("waiting for %d agents from elsewhere: %s=%s throng agent --join nats://HOST:%s", cfg.Agents-cfg.Local, TokenEnv, cfg.Token, portOf(l.hub.url())))
+	if c.Token == "" {
+		c.Token = rand.Text()
 	}
-	say(fmt.Sprintf("starting %d agents", cfg.Local))
-	for i := range cfg.Local {
-		p, err := startAgent(cfg.Exe, l.hub.url(), cfg.Token, cfg.Dir, agentLog(cfg.LogDir, i+1), l.exited)
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.DeadAfter == 0 {
+		c.DeadAfter = defaultDeadAfter
+	}
+	if c.JoinWithin == 0 {
+		c.JoinWithin = defaultJoinWithin
+	}
+	c.Terms.Agents = c.Agents
+}
+
+// gather starts the local agents and waits for all.
+func (l *Lead) gather(ctx context.Context, say func(string)) error {
+	if err := l.listen(ctx); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(l.cfg.LogDir, 0o755); err != nil {
+		return fmt.Errorf("crew: %w", err)
+	}
+	if n := l.cfg.Agents - l.cfg.Local; n > 0 {
+		say(fmt.Sprintf("waiting for %d agents from elsewhere: %s=%s throng agent --join nats://HOST:%s", n, TokenEnv, l.cfg.Token, portOf(l.hub.url())))
+	}
+	if l.cfg.Local > 0 {
+		say(fmt.Sprintf("starting %d agents", l.cfg.Local))
+	}
+	for i := range l.cfg.Local {
+		p, err := startAgent(l.cfg.Exe, l.hub.url(), l.cfg.Token, l.cfg.Dir, agentLog(l.cfg.LogDir, i+1), l.exited)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		l.mu.Lock()
 		l.locals = append(l.locals, p)
 		l.mu.Unlock()
 	}
-	if err := l.awaitAll(ctx); err != nil {
-		return nil, err
-	}
-	l.watch.Go(l.watchAll)
-	return l, nil
+	return l.awaitAll(ctx)
 }
 
 // listen subscribes to what agents say.

@@ -70,7 +70,7 @@ func (p *player) sync() (audit.Mark, error) {
 			return mark, fmt.Errorf("crew: spool: %w", err)
 		}
 		binary.BigEndian.PutUint64(piece, uint64(p.sent))
-		ctx, cancel := context.WithTimeout(context.Background(), publishIn)
+		ctx, cancel := context.WithTimeout(p.out, publishIn)
 		_, err := p.js.Publish(ctx, subjectSpool+strconv.Itoa(p.number), piece[:8+n])
 		cancel()
 		if err != nil {
