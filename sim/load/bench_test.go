@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -251,7 +252,11 @@ phases: {provision: 1s, ramp: 8s, backlog: 0s, warmup: 2s, steady: 10s, settle: 
 		t := &tally{from: 10}
 		sched := workload.Custom(spec, pop, actions)
 		var before, online int64
-		e, err := New(Config{Spec: spec, Population: pop, Schedule: sched, Target: stubTarget{startStub(b)}, History: t, Start: time.Now(),
+		spool, err := os.Create(filepath.Join(b.TempDir(), "spool"))
+		if err != nil {
+			b.Fatal(err)
+		}
+		e, err := New(Config{Spec: spec, Population: pop, Schedule: sched, Target: stubTarget{startStub(b)}, History: t, Spool: spool, Start: time.Now(),
 			Progress: func(p Progress) {
 				switch {
 				case before == 0:
