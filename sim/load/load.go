@@ -21,6 +21,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"net/url"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -343,6 +344,9 @@ func (e *Engine) playPhases(ctx context.Context) []history.Phase {
 			BudgetS: (span.End - span.Start).Seconds(), Load: span.Load, Gated: span.Gated}
 		e.setPhase(span.Name)
 		e.backlog.Store(span.Name == "ramp" || span.Name == "backlog")
+		if span.Name == "warmup" {
+			debug.FreeOSMemory() // what the logins of the ramp left behind is the system's to have
+		}
 		select {
 		case <-time.After(e.loadStart + span.End - e.now()):
 		case <-ctx.Done():
