@@ -49,16 +49,19 @@ func readBody(b []byte, nonce uint32) (h header, ok bool) {
 // is over or ctx is done.
 func (e *Engine) play(ctx context.Context) {
 	actions := e.sched.Actions
+	sleep := time.NewTimer(0)
+	defer sleep.Stop()
 	for i := range actions {
 		a := &actions[i]
 		if !e.mine(a) {
 			continue
 		}
 		if wait := e.loadStart + a.At - e.now(); wait > 0 {
+			sleep.Reset(wait)
 			select {
 			case <-ctx.Done():
 				return
-			case <-time.After(wait):
+			case <-sleep.C:
 			}
 		}
 		switch a.Kind {
@@ -172,7 +175,9 @@ func (e *Engine) submit(a *workload.Action) {
 	}
 	addressees, class := e.addressees(c, audit.Device{User: a.User, Device: a.Device})
 	d := e.device(a.User, a.Device)
-	e.setIndex(m.id, a.Index)
+	if e.target != nil { // who hears of pushes
+		e.setIndex(m.id, a.Index)
+	}
 
 	m.dev = d
 	d.mu.Lock()
