@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -72,7 +71,7 @@ func (p *Push) deliver(ctx context.Context, j *job) rpc.PushOutcome {
 		p.deadLetter(j, err.Error())
 		return rpc.PushOutcome_PUSH_OUTCOME_DEAD_LETTER
 	}
-	target := p.url.JoinPath("v1", "devices", url.PathEscape(j.req.Token)).String()
+	target := p.target(j.req.Token)
 	for attempt := 1; ; {
 		if !p.bucket.take(j.ctx) || !j.wanted() {
 			return rpc.PushOutcome_PUSH_OUTCOME_UNSPECIFIED
@@ -106,19 +105,23 @@ func (p *Push) deliver(ctx context.Context, j *job) rpc.PushOutcome {
 	}
 }
 
+// target returns where the pushes of a device go.
+func (p *Push) target(token string) *url.URL {
+	u := *p.url
+	u.Path += "/v1/devices/" + token
+	u.RawPath = p.url.EscapedPath() + "/v1/devices/" + url.PathEscape(token)
+	return &u
+}
+
 // attempt makes one request. after is how long the provider says to wait.
-func (p *Push) attempt(ctx context.Context, target string, body []byte) (v verdict, after time.Duration, reason string) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(body))
+func (p *Push) attempt(ctx context.Context, target *url.URL, body []byte) (v verdict, after time.Duration, reason string) {
+	ctx, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
+	defer cancel()
+	req := &http.Request{Method: http.MethodPost, URL: target, Host: target.Host, Header: p.header, ContentLength: int64(len(body)),
+		GetBody: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }}
+	req.Body, _ = req.GetBody() // never fails
+	resp, err := p.client.RoundTrip(req.WithContext(ctx))
 	if err != nil {
-		return refused, 0, err.Error()
-	}
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := p.client.Do(req)
-	if err != nil {
-		var u *url.Error // says the URL too, and the token is in it
-		if errors.As(err, &u) {
-			err = u.Err
-		}
 		return failed, 0, err.Error()
 	}
 	defer resp.Body.Close()

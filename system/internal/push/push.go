@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -88,7 +89,8 @@ func set[T comparable](v *T, def T) {
 type Push struct {
 	cfg    Config
 	url    *url.URL
-	client *http.Client
+	client *http.Transport // not a Client: a redirect would carry tokens to somewhere else
+	header http.Header     // of each request
 	m      *metrics
 	queue  chan *job
 	bucket *bucket
@@ -108,11 +110,17 @@ func New(cfg Config) (*Push, error) {
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return nil, fmt.Errorf("push: provider %q is not an http or https URL", cfg.Provider)
 	}
+	u.Path, u.RawPath = strings.TrimRight(u.Path, "/"), strings.TrimRight(u.RawPath, "/")
+	header := http.Header{"Content-Type": {"application/json"}}
+	if name := u.User.Username(); name != "" {
+		password, _ := u.User.Password()
+		(&http.Request{Header: header}).SetBasicAuth(name, password)
+	}
 	m, err := newMetrics(cfg.Metrics, cfg.Queue)
 	if err != nil {
 		return nil, fmt.Errorf("push: %w", err)
 	}
-	p := &Push{cfg: cfg, url: u, m: m, client: newClient(cfg), queue: make(chan *job, cfg.Queue),
+	p := &Push{cfg: cfg, url: u, m: m, client: newClient(), header: header, queue: make(chan *job, cfg.Queue),
 		bucket: newBucket(cfg.QuotaPerMinute)}
 	if cfg.DeadLetters != "" {
 		if p.letters, err = openLetters(cfg.DeadLetters, cfg.DeadLetterBytes, cfg.DeadLetterAge, m.kept); err != nil {
@@ -132,17 +140,12 @@ func (p *Push) Close() error {
 
 // newClient speaks HTTP/2 only, over one connection or a few: a provider
 // throttles connections that come and go.
-func newClient(cfg Config) *http.Client {
+func newClient() *http.Transport {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
-	return &http.Client{
-		Transport: &http.Transport{Protocols: protocols, IdleConnTimeout: 5 * time.Minute,
-			HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second}},
-		Timeout: cfg.Timeout,
-		// A redirect would carry tokens to somewhere else.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
+	return &http.Transport{Protocols: protocols, IdleConnTimeout: 5 * time.Minute, DialContext: dialGathered,
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second}}
 }
 
 // Run serves until ctx is done, then stops: requests without an answer stay
