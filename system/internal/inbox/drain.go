@@ -27,8 +27,8 @@ func (c *Core) next(s *session) {
 		c.goLive(s)
 		return
 	}
-	p := Page{Key: d.Key, Limit: c.lim.PageRows}
-	if d.rows > p.Limit {
+	p := Page{Key: d.Key, Limit: c.lim.PageRows, All: d.rows <= c.lim.PageRows}
+	if !p.All {
 		p.Ahead = min(lookAhead, max(c.lim.Ahead-c.ahead, 0))
 	}
 	if d.deleted == c.generation {

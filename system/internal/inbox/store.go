@@ -114,6 +114,8 @@ type Mark struct {
 type Page struct {
 	Key
 	Limit int
+	// All: there are no more than Limit.
+	All bool
 	// Ahead: the seqs of so many rows after the oldest Limit are wanted too.
 	Ahead int
 	Seqs  []uint64

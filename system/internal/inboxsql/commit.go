@@ -1,6 +1,7 @@
 package inboxsql
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"fmt"
@@ -277,16 +278,16 @@ type querier interface {
 	Query(ctx context.Context, query string, args ...any) (*sqlstore.Rows, error)
 }
 
-// page reads rows of a device. The oldest ones are found by the index alone, so
-// a mailbox of 10,000 rows costs a sort of numbers; those that are known by their
-// seqs cost the same however many there are.
+// page reads rows of a device. Where there may be more than the page, the oldest
+// ones are found by the index alone, so a mailbox of 10,000 rows costs a sort of
+// numbers; those that are known by their seqs cost the same however many there are.
 func (st *store) page(ctx context.Context, tx querier, p inbox.Page, res *inbox.Result) (err error) {
 	var page []inbox.Row
 	var ahead []uint64
 	switch seqs := p.Seqs; {
-	case len(seqs) == 0 && p.Ahead == 0:
-		page, err = readRows(ctx, tx, p.Key, "usr = ? AND dev = ? ORDER BY seq LIMIT ?",
-			[]any{int64(p.User), int64(p.Device), p.Limit}, nil)
+	case len(seqs) == 0 && p.All:
+		page, err = readRows(ctx, tx, p.Key, "r.usr = ? AND r.dev = ?", []any{int64(p.User), int64(p.Device)}, nil)
+		page = page[:min(p.Limit, len(page))]
 	case len(seqs) == 0:
 		if seqs, err = oldest(ctx, tx, p.Key, p.Limit+p.Ahead); err != nil {
 			return err
@@ -324,21 +325,22 @@ func readSeqs(ctx context.Context, tx querier, k inbox.Key, seqs []uint64) (out 
 		for i := range args {
 			args[i] = int64(part[min(i, len(part)-1)])
 		}
-		if out, err = readRows(ctx, tx, k, "seq IN ("+sqlstore.List(len(args), "?")+")", args, out); err != nil {
+		if out, err = readRows(ctx, tx, k, "r.seq IN ("+sqlstore.List(len(args), "?")+")", args, out); err != nil {
 			return nil, err
 		}
 	}
 	return out, nil
 }
 
-// readRows appends the rows of a device that where selects, with their bodies.
+// readRows appends the rows of a device that where selects, with their bodies, in
+// order. It sorts them itself: SQLite would make a table to sort a handful of rows.
 func readRows(ctx context.Context, tx querier, k inbox.Key, where string, args []any, out []inbox.Row) ([]inbox.Row, error) {
 	rows, err := tx.Query(ctx, "SELECT r.seq, r.mid, r.body_id, COALESCE(r.body, b.body), r.at"+
-		" FROM (SELECT seq FROM inbox_rows WHERE "+where+") AS s"+
-		" JOIN inbox_rows r ON r.seq = s.seq LEFT JOIN inbox_bodies b ON b.id = r.body_id ORDER BY r.seq", args...)
+		" FROM inbox_rows r LEFT JOIN inbox_bodies b ON b.id = r.body_id WHERE "+where, args...)
 	if err != nil {
 		return nil, err
 	}
+	first := len(out)
 	for rows.Next() {
 		r := inbox.Row{Key: k}
 		var seq, body int64
@@ -353,6 +355,7 @@ func readRows(ctx context.Context, tx querier, k inbox.Key, where string, args [
 		copy(r.Message[:], mid)
 		out = append(out, r)
 	}
+	slices.SortFunc(out[first:], func(x, y inbox.Row) int { return cmp.Compare(x.Seq, y.Seq) })
 	return out, rows.Close()
 }
 

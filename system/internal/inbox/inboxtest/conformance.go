@@ -233,6 +233,15 @@ func (s *suite) pages() {
 	s.equal("rows by their seqs", seqs(res.Pages[0]), []uint64{104, 106})
 	s.equal("their bodies", string(res.Pages[0][1].Body), string(b.Rows[6].Body))
 	s.equal("nothing follows them", len(res.Ahead[0]), 0)
+	var left []uint64
+	for i := range uint64(30) {
+		if i != 0 && i != 1 && i != 5 {
+			left = append(left, 100+i)
+		}
+	}
+	res = s.commit(inbox.Batch{Pages: []inbox.Page{{Key: k, Limit: 27, All: true}, {Key: key(9, 9), Limit: 2, All: true}}})
+	s.equal("all rows", seqs(res.Pages[0]), left)
+	s.equal("all of nobody", len(res.Pages[1]), 0)
 }
 
 func (s *suite) receipts() {
