@@ -146,7 +146,7 @@ func (j *judgement) rig(f facts) {
 }
 
 func (j *judgement) rigOf(f facts, r Rig) {
-	who, per := r.name(), func(n int64) float64 { return float64(n) / math.Max(1, float64(r.Segments)) }
+	who := r.name()
 	if r.NoFiles > 0 {
 		j.limited("open files", Number(r.NoFiles), 0, "connects", fmt.Sprintf("%s ran out of open files: %s connects failed for it (ulimit -n, or more agents)", who, count(r.NoFiles)))
 	}
@@ -159,8 +159,10 @@ func (j *judgement) rigOf(f facts, r Rig) {
 	if own := float64(r.OwnCores) / math.Max(1, float64(r.Cores)); own > ownLimit {
 		j.limited("CPU of the generator", Number(own), ownLimit, "of its cores", fmt.Sprintf("%s used %s of the %d cores that it may use", who, percent(own), r.Cores))
 	}
-	if !f.shared && float64(r.Busy) > busyLimit {
-		j.limited("CPU of the machine", r.Busy, busyLimit, "of its CPU time", fmt.Sprintf("the machine of %s was busy for %s of its CPU time", who, percent(float64(r.Busy))))
+	if !f.shared {
+		for _, c := range r.machine() {
+			j.limited(c.name, c.value, c.limit, c.unit, c.text)
+		}
 	}
 	if float64(r.Steal) > stealLimit {
 		j.limited("steal", r.Steal, stealLimit, "of its CPU time", fmt.Sprintf("the hypervisor gave %s of the CPU time of %s's machine to others", percent(float64(r.Steal)), who))
@@ -171,12 +173,31 @@ func (j *judgement) rigOf(f facts, r Rig) {
 	if step := math.Abs(float64(r.ClockStepMs)); step > stepLimit*1000 {
 		j.limited("clock steps", r.ClockStepMs, stepLimit*1000, "ms", fmt.Sprintf("the clock of %s's machine jumped by %s", who, ms(Number(step))))
 	}
+}
+
+// cause is something that may have limited a run.
+type cause struct {
+	name  string
+	value Number
+	limit float64
+	unit  string
+	text  string
+}
+
+// machine is what the process's machine was short of. Where it carries the target
+// too, nobody can say whose doing that is: then it only explains lateness.
+func (r Rig) machine() (out []cause) {
+	who, per := r.name(), func(n int64) float64 { return float64(n) / math.Max(1, float64(r.Segments)) }
+	if float64(r.Busy) > busyLimit {
+		out = append(out, cause{"CPU of the machine", r.Busy, busyLimit, "of its CPU time", fmt.Sprintf("the machine of %s was busy for %s of its CPU time", who, percent(float64(r.Busy)))})
+	}
 	if share := per(r.Retransmits); share > resendLimit {
-		j.limited("retransmits", Number(share), resendLimit, "of the segments", fmt.Sprintf("the machine of %s sent %s of its TCP segments again", who, percent(share)))
+		out = append(out, cause{"retransmits", Number(share), resendLimit, "of the segments", fmt.Sprintf("the machine of %s sent %s of its TCP segments again", who, percent(share))})
 	}
 	if share := per(r.Drops); share > dropLimit {
-		j.limited("socket buffers", Number(share), dropLimit, "of the segments", fmt.Sprintf("full socket buffers and queues of %s's machine dropped %s segments and connections", who, count(r.Drops)))
+		out = append(out, cause{"socket buffers", Number(share), dropLimit, "of the segments", fmt.Sprintf("full socket buffers and queues of %s's machine dropped %s segments and connections", who, count(r.Drops))})
 	}
+	return out
 }
 
 // limited notes a cause.
@@ -191,9 +212,11 @@ func (f facts) whoWasLate() string {
 	for _, a := range f.agents {
 		say = append(say, fmt.Sprintf("agent %d %s", a.Number, ms(a.LateP99Ms)))
 	}
-	for _, r := range f.rigs {
-		if float64(r.Busy) > busyLimit && f.shared && r.Instance <= 1 {
-			say = append(say, fmt.Sprintf("the machine was busy for %s of its CPU time", percent(float64(r.Busy))))
+	for _, r := range f.rigs[:min(1, len(f.rigs))] { // with the target on it, it is one machine
+		for _, c := range r.machine() {
+			if f.shared {
+				say = append(say, c.text)
+			}
 		}
 	}
 	if len(say) == 0 {
