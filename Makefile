@@ -175,8 +175,8 @@ docker: ## Makes sure that a Docker daemon answers (root on Debian: installs and
 IMAGE ?= throng/chatd:dev
 
 .PHONY: image
-image: build ## Builds the image of the backend for a cluster: IMAGE=registry/name:tag
-	docker build -q -f system/deploy/Dockerfile -t '$(IMAGE)' bin
+image: build ## Builds the image of both binaries for a cluster: IMAGE=registry/name:tag
+	tar -c bin/chatd bin/throng scenarios system/deploy/Dockerfile | docker build -q -f system/deploy/Dockerfile -t '$(IMAGE)' -
 
 .PHONY: images
 images: docker ## Builds the images of Kafka, MySQL and Redis, without an image registry

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,6 +46,28 @@ func TestOverlays(t *testing.T) {
 			o.checkSelectors(t)
 			o.checkTopology(t)
 		})
+	}
+}
+
+// TestLoad: the leader waits for as many agents as the Job has pods, at the port that
+// they dial.
+func TestLoad(t *testing.T) {
+	m := render(t, "agents")
+	compareGolden(t, "agents", m)
+	o := decode(t, m)
+	leader, agents := o.jobs["load"], o.jobs["load-agents"]
+	if leader == nil || agents == nil || *agents.Spec.CompletionMode != batchv1.IndexedCompletion || *agents.Spec.Completions != *agents.Spec.Parallelism {
+		t.Fatal("no leader, or no Indexed Job whose agents run all at once")
+	}
+	args := strings.Join(leader.Spec.Template.Spec.Containers[0].Args, " ")
+	port := o.services["load"].Spec.Ports[0].Port
+	for _, want := range []string{fmt.Sprintf("--agents-elsewhere %d", *agents.Spec.Parallelism), fmt.Sprintf("--listen 0.0.0.0:%d", port)} {
+		if !strings.Contains(args, want) {
+			t.Errorf("the leader runs %q, without %s", args, want)
+		}
+	}
+	if join := strings.Join(agents.Spec.Template.Spec.Containers[0].Args, " "); !strings.HasSuffix(join, fmt.Sprintf("nats://load:%d", port)) {
+		t.Errorf("the agents run %q", join)
 	}
 }
 
@@ -102,6 +125,7 @@ func decoder(t *testing.T) runtime.Decoder {
 // objects are the manifests of an overlay.
 type objects struct {
 	pods     map[string]*corev1.PodTemplateSpec // by workload
+	jobs     map[string]*batchv1.Job
 	stateful map[string]*appsv1.StatefulSet
 	deployed map[string]*appsv1.Deployment
 	services map[string]*corev1.Service
@@ -113,7 +137,7 @@ type objects struct {
 
 func decode(t *testing.T, m resmap.ResMap) *objects {
 	t.Helper()
-	o := &objects{pods: map[string]*corev1.PodTemplateSpec{}, stateful: map[string]*appsv1.StatefulSet{},
+	o := &objects{pods: map[string]*corev1.PodTemplateSpec{}, jobs: map[string]*batchv1.Job{}, stateful: map[string]*appsv1.StatefulSet{},
 		deployed: map[string]*appsv1.Deployment{}, services: map[string]*corev1.Service{}}
 	d := decoder(t)
 	for _, r := range m.Resources() {
@@ -134,6 +158,8 @@ func decode(t *testing.T, m resmap.ResMap) *objects {
 			o.stateful[k.Name], o.pods[k.Name] = k, &k.Spec.Template
 		case *appsv1.Deployment:
 			o.deployed[k.Name], o.pods[k.Name] = k, &k.Spec.Template
+		case *batchv1.Job:
+			o.jobs[k.Name] = k
 		case *corev1.Service:
 			o.services[k.Name] = k
 		case *autoscalingv2.HorizontalPodAutoscaler:
@@ -146,7 +172,7 @@ func decode(t *testing.T, m resmap.ResMap) *objects {
 			if raw, ok := k.Data["topology.json"]; ok {
 				o.topology = raw
 			}
-		case *corev1.Namespace:
+		case *corev1.Namespace, *corev1.ConfigMap:
 		default:
 			t.Errorf("%T %s: nothing here checks it", obj, r.GetName())
 		}
@@ -293,8 +319,8 @@ func (o *objects) checkTopology(t *testing.T) {
 	for i, p := range cfg.Pushes {
 		at("push", i, p.RPC)
 	}
-	if len(cfg.Gateways) != 1 || len(cfg.Fanouts) != 1 {
-		t.Error("gateways and fan-outs share one entry: their number is the autoscaler's")
+	if len(cfg.Gateways) != 1 || len(cfg.Fanouts) != 1 || len(cfg.Medias) != 1 {
+		t.Error("gateways, fan-outs and media instances share one entry: their number is the autoscaler's")
 	}
 	o.checkGrace(t, time.Duration(cfg.Settings.DrainTimeout))
 	if key, err := base64.StdEncoding.DecodeString(cfg.Key); err != nil || !bytes.HasPrefix(key, []byte("change me")) {
