@@ -35,6 +35,17 @@ const (
 	KindFanoutLast  = "fanout_last."
 	// The drain by what was delivered before Current: "drain.<class>".
 	KindDrainRows = "drain."
+	// By zone of the gateway that the device is connected to, in scenarios with
+	// zones: "zone.<zone>.<what>".
+	KindZone = "zone."
+)
+
+// What is measured by zone, the last part of a KindZone.
+const (
+	ZoneSentDirect = "sent_direct"
+	ZoneSentGroup  = "sent_group"
+	ZoneChange     = "group_change"
+	ZoneDrain      = "drain"
 )
 
 // DrainClasses are the classes of drains, by the number of messages.

@@ -117,6 +117,7 @@ func (e *Engine) answered(d *device, res *wire.GroupResult) {
 		delete(d.asks, res.RequestId)
 		x.done = true
 	}
+	gate := d.gate
 	d.mu.Unlock()
 	switch {
 	case x == nil: // answered before
@@ -136,6 +137,7 @@ func (e *Engine) answered(d *device, res *wire.GroupResult) {
 		}
 	default:
 		e.rec.Record(e.kinds.change, (now - x.intended).Microseconds())
+		e.inZone(gate, changeOf, now-x.intended)
 		e.audit.Reached(x.ask.Group, res.GetGroup().GetVersion())
 		if x.ask.Kind == workload.Create {
 			e.release(x.ask.Group)

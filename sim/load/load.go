@@ -147,6 +147,7 @@ type Engine struct {
 	dialer client.Dialer
 	heart  *client.Heartbeat
 	gates  []string
+	zones  []zoneKinds // by gateway; none without zones
 
 	start     time.Time     // run time zero
 	loadStart time.Duration // run time of the schedule's zero
@@ -206,6 +207,7 @@ func New(cfg Config) (*Engine, error) {
 	e.audit = audit.NewSpool(cfg.Spool, audit.Partitions(len(cfg.Schedule.Sends)))
 	e.rec = metrics.NewRecorder(0)
 	e.kinds = registerKinds(e.rec, len(e.spec.Faults))
+	e.zones = zonesOf(cfg.Spec, e.rec, len(gates))
 	e.stages = newStages(e.rec)
 	e.timers = newTimers(e.now)
 	e.heart = client.NewHeartbeat(0)

@@ -254,11 +254,17 @@ func (e *Engine) sent(d *device, s *wire.Sent) {
 		return
 	}
 	d.accepted(m, s.Chain)
+	gate := d.gate
 	d.mu.Unlock()
 	e.stats.inFlight.Add(-1)
 	e.stats.accepted.Add(1)
 	m.audit.Acknowledged(now)
 	e.rec.Record(e.kinds.sent, (now - m.intended).Microseconds())
+	if m.conv.group != 0 {
+		e.inZone(gate, groupOf, now-m.intended)
+	} else {
+		e.inZone(gate, directOf, now-m.intended)
+	}
 }
 
 // refusedOrRetry handles an Error that answers a send.

@@ -252,6 +252,7 @@ func (e *Engine) current(h *session, c *client.Conn, delivered uint64) {
 		if !d.proof {
 			took := (now - d.connectAt).Microseconds()
 			e.rec.Record(e.kinds.drain, took)
+			e.inZone(d.gate, drainOf, now-d.connectAt)
 			rows := int(min(delivered, math.MaxInt))
 			class := slices.IndexFunc(history.DrainClasses, func(c history.SizeClass) bool { return rows <= c.Max })
 			e.rec.Record(e.kinds.drainRows[class], took)

@@ -37,6 +37,7 @@ func evaluate(run *history.Run, t *terms) *Result {
 	r.rates(e)
 	r.latencies(e)
 	r.stages(e)
+	r.zones(e)
 	r.audit(run.Audit)
 	r.Processes = e.processes()
 	f := e.facts()
@@ -230,8 +231,8 @@ func (r *Result) latencies(e *evaluator) {
 		class, isLast := strings.CutPrefix(k, history.KindFanoutLast)
 		firstClass, isFirst := strings.CutPrefix(k, history.KindFanoutFirst)
 		switch {
-		case strings.HasPrefix(k, history.KindStage):
-			// see stages
+		case strings.HasPrefix(k, history.KindStage), strings.HasPrefix(k, history.KindZone):
+			// see stages and zones
 		case k == history.KindLate:
 			r.Generator.LateMs = e.latencyIn(k, e.phase)
 		case isFirst:

@@ -25,6 +25,7 @@ type page struct {
 	Figures   map[string]pageFigure
 	Latency   table
 	StageRows table
+	ZoneRows  []table
 	Fanout    table
 	PhaseRows table
 	GateRows  table
@@ -59,7 +60,7 @@ func (r *Result) html(figs []plotted) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w", FileHTML, err)
 	}
 	p := page{Result: r, Word: strings.ToUpper(string(r.Verdict)), Vars: template.CSS(figure.Light().CSS()), DarkVars: template.CSS(figure.Dark().CSS()),
-		Tiles: r.tiles(), Figures: map[string]pageFigure{}, Latency: r.latencyTable(), StageRows: r.stageTable(), Fanout: r.fanoutTable(), PhaseRows: r.phaseTable(), GateRows: r.gateTable(),
+		Tiles: r.tiles(), Figures: map[string]pageFigure{}, Latency: r.latencyTable(), StageRows: r.stageTable(), ZoneRows: r.zoneTables(), Fanout: r.fanoutTable(), PhaseRows: r.phaseTable(), GateRows: r.gateTable(),
 		AuditRows: r.auditTable(), RoleRows: r.roleTable(), Held: r.processTable(), Agents: r.agentTable(), Needs: r.capacityTable(), Shares: r.shareTable(), Compared: r.compareTable(), DemandsT: r.demandTable(),
 		EveryRow: r.everyRow(), Facts: r.provenance(), PerDay: perDay(r.Estimate.Profile), Users: count(r.Population.Users),
 		LateLimit: ms(Number(r.spec.spec.Gates.GeneratorLateP99Ms))}

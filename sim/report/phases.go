@@ -29,7 +29,8 @@ func (e *evaluator) phaseResult(p history.Phase, j judgement) PhaseResult {
 	r.OfferedPerS, r.SendsPerS = Number(float64(sum.Offered)/seconds), Number(float64(sum.Accepted)/seconds)
 	r.DeliverPerS, r.LoginsPerS = Number(float64(deliveries(sum))/seconds), Number(float64(sum.Logins)/seconds)
 	for _, k := range e.run.Kinds() {
-		if !strings.HasPrefix(k, history.KindFanoutFirst) && !strings.HasPrefix(k, history.KindFanoutLast) && !strings.HasPrefix(k, history.KindStage) {
+		if !strings.HasPrefix(k, history.KindFanoutFirst) && !strings.HasPrefix(k, history.KindFanoutLast) &&
+			!strings.HasPrefix(k, history.KindStage) && !strings.HasPrefix(k, history.KindZone) {
 			if l := e.latencyIn(k, p); l.Count > 0 {
 				r.LatencyMs[k] = l
 			}

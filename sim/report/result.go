@@ -9,7 +9,7 @@ import (
 //	1  first version
 //	2  2026-11-24: stages
 //	3  2026-11-24: audit: system messages, membership boundaries and cost; processes
-//	4  2026-11-24: generator: agents and rig
+//	4  2026-11-24: generator: agents and rig; zones
 const SchemaVersion = 4
 
 // Verdict is the outcome of a run, a gate or a phase.
@@ -71,7 +71,8 @@ type Result struct {
 	Generator   Generator             `json:"generator"`
 	OfflineRate Number                `json:"offline_share"`
 	Roles       map[string]Role       `json:"roles"`
-	Processes   []Process             `json:"processes"` // memory and goroutines, by role and instance
+	Processes   []Process             `json:"processes"`       // memory and goroutines, by role and instance
+	Zones       *Zones                `json:"zones,omitempty"` // nil: the target imposed no latency
 	Capacity    []capacity.Row        `json:"capacity"`
 	Estimate    *capacity.Estimate    `json:"estimate"`
 	Phases      []PhaseResult         `json:"phases"`

@@ -257,6 +257,16 @@ func (r *Result) markdown() string {
 		mdTable(&b, r.stageTable())
 		b.WriteString(md(r.StageNote()) + "\n\n")
 	}
+	if r.Zones != nil {
+		fmt.Fprintf(&b, "**What distance cost.** %s\n\n", md(r.ZonePlaces()))
+		for _, a := range r.Zones.Answers {
+			fmt.Fprintf(&b, "- %s\n", md(a))
+		}
+		b.WriteString("\n")
+		for _, t := range r.zoneTables() {
+			mdTable(&b, t)
+		}
+	}
 	mdTable(&b, r.phaseTable())
 	if r.Audit != nil {
 		a := r.Audit
@@ -327,6 +337,15 @@ func (r *Result) Terminal(w io.Writer, color bool) error {
 		p.line("")
 	}
 	p.table(r.fanoutTable())
+	if r.Zones != nil {
+		for _, a := range r.Zones.Answers {
+			p.line("  %s", a)
+		}
+		p.line("")
+		for _, t := range r.zoneTables() {
+			p.table(t)
+		}
+	}
 	p.table(r.phaseTable())
 	p.table(r.agentTable())
 	if g := r.spec.spec.Gates; g.RSSGrowthMax > 0 || g.GoroutineGrowthMax > 0 {

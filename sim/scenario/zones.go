@@ -117,15 +117,22 @@ func (p *reader) consistentZones(s *Spec, at func(string) *token.Position) {
 	}
 	names := map[string]bool{}
 	for i, z := range s.Zones {
+		path := fmt.Sprintf("zones[%d].name", i)
 		if names[z.Name] {
-			path := fmt.Sprintf("zones[%d].name", i)
 			p.fail(at(path), path, z.Name, "a name for each zone", "")
+		}
+		if strings.Trim(z.Name, zoneChars) != "" {
+			p.fail(at(path), path, strconv.Quote(z.Name), "small letters, digits and hyphens", "")
 		}
 		names[z.Name] = true
 	}
 	p.consistentPlaces(s, at)
 	p.consistentLinks(s, names, at)
 }
+
+// zoneChars may stand in the name of a zone, which becomes part of names of
+// figures.
+const zoneChars = "abcdefghijklmnopqrstuvwxyz0123456789-"
 
 // maxZones bounds the zones: each pair has a link, and each endpoint a proxy for
 // each other zone.

@@ -81,6 +81,7 @@ func TestZonesErrors(t *testing.T) {
 		"zones:\n  - {name: a, region: eu}\n  - {name: a, region: us}\n": `x.yaml:5:6: zones[1].name: given a, allowed: a name for each zone`,
 		"zones:\n  - {name: a, region: eu}\n  - {name: b, region: us}\n": `links: given nothing between a and b, allowed: a link for each pair of zones`,
 		"links:\n  - {between: a, and: b, latency: 1ms}\n":               `x.yaml:3:1: links: given no zones, allowed: links between zones, see zones`,
+		"zones:\n  - {name: A b, region: eu}\n":                          `zones[0].name: given "A b", allowed: small letters, digits and hyphens`,
 		strings.Replace(has("push"), "and: b", "and: c", 1):              `x.yaml:7:18: links[0].and: given c, allowed: a zone, see zones`,
 		strings.Replace(has("push"), "and: b", "and: a", 1):              `x.yaml:7:5: links[0]: given a and a, allowed: two zones that have no link yet`,
 		has("push") + "  - {between: b, and: a, latency: 1ms}\n":         `x.yaml:8:5: links[1]: given b and a, allowed: two zones that have no link yet`,

@@ -40,14 +40,15 @@ func TestEmbeddedSaysWhatItIsNot(t *testing.T) {
 	}
 }
 
-// A flush is a fault that the embedded target can have.
-func TestEmbeddedFlush(t *testing.T) {
+// What the embedded target can have: a flush, and zones for everything but SQL.
+func TestEmbeddedFlushAndZones(t *testing.T) {
 	if raceEnabled {
 		t.Skip("a run of the whole backend under the race detector is the kill test's")
 	}
 	dir := t.TempDir()
 	file := filepath.Join(dir, "outside.yaml")
-	if err := os.WriteFile(file, []byte(fmt.Sprintf(externalScenario, "faults: [{at: 2s, flush: redis/0}]\n")), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(fmt.Sprintf(externalScenario, "faults: [{at: 2s, flush: redis/0}]\ntopology: {gateways: 2}\n"+
+		"zones: [{name: home, region: eu}, {name: away, region: us, has: [gateway/1]}]\nlinks: [{between: away, and: home, latency: 15ms}]\n")), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var out, errs bytes.Buffer
@@ -64,12 +65,43 @@ func TestEmbeddedFlush(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if len(h.Manifest.Links) != 1 || h.Manifest.Links[0].LatencyMs != 15 || len(h.Manifest.Zones) != 2 || len(h.Manifest.Missing) != 0 {
+		t.Errorf("the manifest has %+v %+v, missing %+v", h.Manifest.Zones, h.Manifest.Links, h.Manifest.Missing)
+	}
+	if z := res.Zones; z == nil || z.Links[0].Bytes <= 0 || z.Zones[1].LatencyMs[history.ZoneSentDirect].P50 < 30 {
+		t.Errorf("zones %+v", z)
+	}
 	keys := 0
 	for _, e := range h.Events {
 		_, _ = fmt.Sscanf(e.Detail, "flush redis/0, %d keys", &keys)
 	}
 	if keys == 0 {
 		t.Errorf("no keys were flushed: %+v", h.Events)
+	}
+}
+
+// What a target cannot impose is said, and makes the run inconclusive.
+func TestZonesThatCannotBe(t *testing.T) {
+	spec, err := scenario.Load("../../../scenarios/far_replicas.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for stack, want := range map[string][]string{"containers": nil, "external": {"zones"}, "embedded": {"latency to SQL", "replicas"}} {
+		r := &runner{spec: spec}
+		r.checkZones(stack)
+		var got []string
+		for _, m := range r.missing {
+			got = append(got, m.Needs)
+			if m.Refused {
+				t.Errorf("%s: not played for %s", stack, m.Needs)
+			}
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s lacks %q, want %q", stack, got, want)
+		}
+	}
+	if z := zones(spec); z.Of("mysql", 2).Name != "far" || z.Of("redis", 0).Name != "home" || z.Links[0].Delay != spec.Links[0].Latency {
+		t.Errorf("%+v", z)
 	}
 }
 

@@ -6,9 +6,11 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"throng/system/internal/group"
+	"throng/system/internal/sqlstore"
 	"throng/system/wire"
 )
 
@@ -110,4 +112,33 @@ func testClients(t *testing.T, s *Store) {
 	other := newID()
 	create(t, s, other, 4, 1)
 	update(t, s, other, group.Request{}, &group.State{Version: 1, Members: []group.Member{{User: 1, Since: 1}, {User: 4, Admin: true, Since: 1}}}, nil)
+}
+
+// testFounders: clients who create different groups at the same time do not
+// stand in each other's way, also where each has seen that its group is not
+// there before one of them has made it, which SQLite does not allow.
+func testFounders(t *testing.T, s *Store) {
+	const n = 4
+	base := newID() &^ 7 // neighbours: there is one gap between what is there
+	var all, seen sync.WaitGroup
+	seen.Add(n)
+	for i := range uint64(n) {
+		meet := sync.OnceFunc(func() {
+			seen.Done()
+			if s.db.Driver() == sqlstore.MySQL {
+				seen.Wait()
+			}
+		})
+		all.Go(func() {
+			err := s.Update(t.Context(), base+i, group.Request{User: 1, ID: newID()}, func(*group.State) (*group.Edit, error) {
+				meet()
+				return &group.Edit{Change: &wire.GroupChange{Version: 2, Add: []uint64{2, 3}}, Record: []byte{2}}, nil
+			})
+			meet() // whatever happened, nobody waits for it
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
 }

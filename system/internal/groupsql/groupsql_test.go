@@ -179,6 +179,7 @@ func suite(t *testing.T, open factory) {
 	t.Run("ClientsChange", func(t *testing.T) { testClients(t, open(t, "clients")) })
 	t.Run("Outbox", func(t *testing.T) { testOutbox(t, open(t, "outbox")) })
 	t.Run("ConcurrentChanges", func(t *testing.T) { testConcurrent(t, open(t, "concurrent")) })
+	t.Run("FoundersAtOnce", func(t *testing.T) { testFounders(t, open(t, "founders")) })
 	t.Run("LikeTheModel", func(t *testing.T) { testModel(t, open(t, "model")) })
 	t.Run("Reopen", func(t *testing.T) {
 		s, id := open(t, "reopen"), newID()

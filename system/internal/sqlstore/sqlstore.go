@@ -54,6 +54,10 @@ type Config struct {
 	Readers int
 	// CacheBytes is SQLite's page cache of each connection. Default 16 MiB.
 	CacheBytes int
+	// ReadCommitted: on MySQL each statement of a transaction sees what others have
+	// committed, and no gaps are locked: who looks for a row that is not there
+	// keeps nobody from inserting it, or another beside it.
+	ReadCommitted bool
 	// Metrics may be nil.
 	Metrics prometheus.Registerer
 }
@@ -142,6 +146,12 @@ func (d *DB) openMySQL(ctx context.Context, cfg Config) error {
 	}
 	c.InterpolateParams = true
 	c.ClientFoundRows = false // RowsAffected means changed, as with SQLite
+	if cfg.ReadCommitted {
+		if c.Params == nil {
+			c.Params = map[string]string{}
+		}
+		c.Params["transaction_isolation"] = "'READ-COMMITTED'" // set once for each connection
+	}
 	conn, err := mysql.NewConnector(c)
 	if err != nil {
 		return fmt.Errorf("connector: %w", err)
