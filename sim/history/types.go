@@ -29,7 +29,15 @@ const (
 	KindLate         = "generator_late" // actual start - intended, every scheduled action
 	KindGroupChange  = "group_change"   // until a client's change of a group is answered: it is in the group's log
 	KindBack         = "back."          // after a fault, by its number: from a lost connection until Current on the next
-	KindHeld         = "held"           // how long replies were held beyond their scheduled time
+	// Of media: until it is uploaded; and from the delivery of its message until the
+	// first byte, until all of it. The whole way: from the intended time until a
+	// device that was online has it, with the right hash.
+	KindMediaUpload    = "media_upload"
+	KindMediaFirstByte = "media_first_byte"
+	KindMediaFetch     = "media_fetch"
+	KindMediaWhole     = "media_end_to_end"
+
+	KindHeld = "held" // how long replies were held beyond their scheduled time
 	// Fan-out, over members online: "fanout_first.<class>" and "fanout_last.<class>".
 	KindFanoutFirst = "fanout_first."
 	KindFanoutLast  = "fanout_last."
@@ -269,6 +277,8 @@ type Audit struct {
 
 	Push PushAudit `json:"push"`
 
+	Media MediaAudit `json:"media,omitzero"`
+
 	// Examples of what went wrong, at most 20, for people.
 	Examples []string `json:"examples,omitempty"`
 
@@ -286,6 +296,22 @@ type AuditCost struct {
 	Replays    int     `json:"replays"`    // how often all were judged
 	WallS      float64 `json:"wall_s"`     // of all replays
 	CPUSeconds float64 `json:"cpu_s"`      // of the judging process during them
+}
+
+// MediaAudit is about pairs of a delivered message with an object and a user who
+// is not its sender: pairs = proved + corrupt + missing.
+type MediaAudit struct {
+	Uploads       int64 `json:"uploads"`        // objects that were uploaded
+	UploadsFailed int64 `json:"uploads_failed"` // that could not be; their messages were not sent
+	Resumed       int64 `json:"resumed"`        // interruptions of uploads that went on
+	Pairs         int64 `json:"pairs"`
+	Proved        int64 `json:"proved"`  // fetched, and its hash is that of what was sent
+	Corrupt       int64 `json:"corrupt"` // fetched, and it is not
+	Missing       int64 `json:"missing"` // could not be fetched
+	BytesUp       int64 `json:"bytes_up"`
+	BytesDown     int64 `json:"bytes_down"`
+	// Examples of what went wrong on the way, made good or not, at most 5.
+	Examples []string `json:"examples,omitempty"`
 }
 
 // Plus adds up two parts of a run.

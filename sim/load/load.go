@@ -77,6 +77,8 @@ type Offers struct {
 	// Pushes: there is a feed of accepted pushes. Without it no user opens the
 	// app for a push, and the push audit checks nothing.
 	Pushes bool
+	// Medias are the base URLs of the media service, none without one.
+	Medias []string
 }
 
 // Record takes what an engine notes while the run goes on: a history.Writer, or
@@ -161,6 +163,7 @@ type Engine struct {
 	members sync.Map            // group -> *groupEntry
 	joiners map[uint64][]uint64 // group -> users that the schedule adds to it
 	ids     [deviceShards]idShard
+	media   *media // nil: the scenario has none
 	replies *replies
 	jitter  jitter
 	queues  [sendWorkers]chan job
@@ -232,7 +235,9 @@ func New(cfg Config) (*Engine, error) {
 		e.indexAll()
 	}
 	e.setPhase("provision")
-	return e, nil
+	var err error
+	e.media, err = newMedia(e, e.offers.Medias, cfg.TLS)
+	return e, err
 }
 
 // now is the time since the start of the run, on the monotonic clock.
@@ -295,6 +300,7 @@ func (e *Engine) Run(ctx, hard context.Context) (*Outcome, error) {
 	var last *fanouts
 	out.Audit, last = e.prove(hard, phases)
 	last.write(e)
+	out.Audit.Media = e.media.prove(hard)
 	out.Phases = append(out.Phases, e.endPhase(phase))
 	out.Audit.Push = e.crew.PushAudit(hard)
 	if err := e.feedEnded.Load(); err != nil {
@@ -311,6 +317,9 @@ func (e *Engine) Run(ctx, hard context.Context) (*Outcome, error) {
 
 // work starts what carries out the devices' actions, until run is done.
 func (e *Engine) work(run context.Context, bg *sync.WaitGroup) {
+	if e.media != nil {
+		e.media.ctx = run
+	}
 	bg.Go(func() { e.timers.run(run) })
 	bg.Go(func() { e.heart.Run(run) })
 	bg.Go(func() { e.resendLoop(run) })

@@ -49,6 +49,9 @@ func (e *Engine) moving(ctx context.Context) string {
 	if asked > 0 {
 		return fmt.Sprintf("%d group requests unanswered", asked)
 	}
+	if n := e.media.moving(); n > 0 {
+		return fmt.Sprintf("%d uploads and fetches of media", n)
+	}
 	if !e.offers.Log {
 		return ""
 	}

@@ -94,6 +94,7 @@ func (e *Engine) late(a *workload.Action) {
 type job struct {
 	action   *workload.Action
 	released bool
+	uploaded bool // its object is
 }
 
 func (e *Engine) enqueue(j job) {
@@ -118,16 +119,20 @@ func (e *Engine) sendLoop(ctx context.Context, queue <-chan job) {
 
 func (e *Engine) carryOut(j job) {
 	a := j.action
+	if j.uploaded {
+		e.submit(a)
+		return
+	}
 	if j.released {
 		e.rec.Record(e.kinds.held, (e.now() - e.loadStart - a.At).Microseconds())
-		e.submit(a)
+		e.compose(a)
 		return
 	}
 	e.late(a)
 	switch a.Kind {
 	case workload.Send:
 		if a.ReplyTo < 0 || e.replies.due(a.Index) {
-			e.submit(a)
+			e.compose(a)
 		} else {
 			e.limitHold(a)
 		}
@@ -159,6 +164,10 @@ func (e *Engine) submit(a *workload.Action) {
 		return
 	}
 	intended := e.loadStart + a.At
+	object := e.object(a)
+	if object != nil {
+		intended = object.at // the upload has a latency of its own
+	}
 	c := conv{a.Conv.Group, a.Conv.Peer}
 	in := audit.InGroup(c.group)
 	if c.group == 0 {
@@ -168,6 +177,9 @@ func (e *Engine) submit(a *workload.Action) {
 	m := &outMsg{conv: c, index: a.Index, intended: intended, id: wire.IDOf(a.User, a.Device, clientID), written: -1,
 		send: &wire.Send{ClientMsgId: clientID, User: c.peer, Group: c.group, Kind: wire.Kind(a.MsgKind),
 			Body: makeBody(int(a.BodyLen), e.nonce, header{a.Index, intended, in})}}
+	if object != nil {
+		object.refer(m.send)
+	}
 	if a.About >= 0 {
 		about := e.sched.SenderOf(a.About)
 		id := wire.IDOf(about.User, about.Device, uint64(a.About)+1)

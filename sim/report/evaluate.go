@@ -126,7 +126,7 @@ func (e *evaluator) facts() facts {
 	f := facts{specProblem: e.t.problem, interrupted: e.run.Manifest.Interrupted || e.run.Manifest.End.IsZero(), gates: s.Gates, sample: s.ProofSample,
 		faults: len(s.Faults) > 0, missing: e.run.Manifest.Missing, audit: e.run.Audit, gated: e.gated, complete: e.complete(), phase: e.phase.Name, seconds: e.phase.End - e.phase.Start,
 		plannedSends: e.t.rates.SendsPerS, plannedLogin: e.t.rates.LoginsPerS, plannedSockets: e.t.rates.Connections, plannedFanOut: e.t.rates.FanOut,
-		fanOut: fanOut(e.run.Audit)}
+		fanOut: fanOut(e.run.Audit), media: s.Media.Share > 0, mediaLimits: s.Media}
 	for _, x := range s.Extra { // declared strata are offered on top of the profile
 		if x.Phase == e.phase.Name && f.seconds > 0 {
 			f.plannedSends += float64(x.Sends) / f.seconds
@@ -142,6 +142,7 @@ func (e *evaluator) facts() facts {
 	f.deliveries = all.Live + all.Drained + all.Transition + all.Proof
 	f.sent, f.direct, f.group = e.p99(history.KindSent), e.p99(history.KindDeliverDirect), e.p99(history.KindDeliverGroup)
 	f.own = e.p99(history.KindDeliverOwn)
+	f.upload, f.firstByte, f.fetch = e.p99(history.KindMediaUpload), e.p99(history.KindMediaFirstByte), e.p99(history.KindMediaFetch)
 	f.deliver = e.p99(history.KindDeliverDirect, history.KindDeliverGroup)
 	f.drain, f.login, f.late = e.p99(history.KindDrain), e.p99(history.KindLogin), e.p99(history.KindLate)
 	return f
@@ -271,6 +272,10 @@ func (r *Result) audit(a *history.Audit) {
 		System: a.System, SystemExpected: a.SystemExpected, SystemProved: a.SystemProved, SystemWrong: a.SystemWrong, Boundaries: a.Boundaries, PushChecked: a.Push.Checked, PushMissing: a.Push.Missing,
 		PushDead: a.Push.Dead, PushFailed: a.Push.Failed, PushThrottled: a.Push.Throttled, PushDeadAgain: a.Push.DeadAgain,
 		Examples: append([]string{}, a.Examples...)}
+	if m := a.Media; m.Uploads+m.UploadsFailed > 0 {
+		m.Examples = nil
+		r.Audit.Media = &m
+	}
 	if c := a.Cost; c.Events > 0 {
 		r.Audit.Cost = &AuditCost{Events: c.Events, Bytes: c.Bytes, Partitions: c.Partitions, Replays: c.Replays, WallS: Number(c.WallS), CPUSeconds: Number(c.CPUSeconds)}
 	}

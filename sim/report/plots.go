@@ -30,7 +30,9 @@ func kindNames() []kindName {
 	return []kindName{{history.KindSent, "send to sent", figure.Blue}, {history.KindDeliverDirect, "send to deliver, direct", figure.Green},
 		{history.KindDeliverGroup, "send to deliver, group", figure.Orange}, {history.KindDrain, "inbox drain", figure.Purple}, {history.KindLogin, "login", figure.Sky},
 		{history.KindRead, "send to read, direct", figure.Grey}, {history.KindDeliveredAll, "send to received by all, group", figure.Grey},
-		{history.KindReadAll, "send to read by all, group", figure.Grey}, {history.KindDeliverOwn, "send to own devices, direct", figure.Grey}, {history.KindPush, "push handed over", figure.Grey}, {history.KindGroupChange, "group changed", figure.Grey}, {history.KindHeld, "replies held", figure.Grey}}
+		{history.KindReadAll, "send to read by all, group", figure.Grey}, {history.KindDeliverOwn, "send to own devices, direct", figure.Grey}, {history.KindPush, "push handed over", figure.Grey}, {history.KindGroupChange, "group changed", figure.Grey}, {history.KindMediaUpload, "media: until uploaded", figure.Grey},
+		{history.KindMediaFirstByte, "media: delivered to first byte", figure.Grey}, {history.KindMediaFetch, "media: delivered to fetched", figure.Grey},
+		{history.KindMediaWhole, "media: sent to fetched, online", figure.Grey}, {history.KindHeld, "replies held", figure.Grey}}
 }
 
 // roleName is a tier with its colour; infrastructure shares one.

@@ -2,6 +2,7 @@ package report
 
 import (
 	"throng/sim/capacity"
+	"throng/sim/history"
 )
 
 // SchemaVersion is the version of result.json, described by result.schema.json.
@@ -175,6 +176,8 @@ type Audit struct {
 	PushDeadAgain int64      `json:"push_dead_again,omitempty"`
 	Examples      []string   `json:"examples"`
 	Cost          *AuditCost `json:"cost,omitempty"`
+	// Media is nil where the run had none.
+	Media *history.MediaAudit `json:"media,omitempty"`
 }
 
 // AuditCost is what the proof itself took.

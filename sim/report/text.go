@@ -118,6 +118,7 @@ func (r *Result) auditTable() table {
 			auditRow{"of these, lost, duplicated, reordered or foreign", a.SystemWrong, true}, auditRow{"system messages of groups: delivered", a.System, false},
 			auditRow{"membership boundaries judged by", a.Boundaries, false})
 	}
+	rows = append(rows, mediaRows(a.Media)...)
 	for _, x := range rows {
 		if x.n == 0 && strings.HasPrefix(x.name, "push: ") {
 			continue

@@ -32,6 +32,10 @@ type facts struct {
 	seconds  float64
 
 	sent, deliver, direct, group, own, drain, login, late quantile // p99 of the gated phase
+	// Of media, and whether the scenario has any.
+	upload, firstByte, fetch quantile
+	media                    bool
+	mediaLimits              scenario.Media
 
 	offered, written, accepted int64 // sends of the gated phase
 	logins                     int64
@@ -262,6 +266,7 @@ func (j *judgement) auditGates(f facts) {
 	zero("foreign", a.Foreign, "deliveries reached a device they were not addressed to")
 	j.gate(Gate{Name: "push missing", Kind: "audit", Phase: "run", Value: Number(a.Push.Missing), Limit: 0, Unit: "rows", Count: a.Push.Checked}, Fail, a.Push.Missing == 0,
 		"%s of %s inbox rows older than the push delay have no push, dead letter or acknowledgement", count(a.Push.Missing), count(a.Push.Checked))
+	j.mediaGates(f)
 	declared := f.sample > 0 && f.sample < 1
 	text = fmt.Sprintf("%s pairs are unproved", count(a.Unproved))
 	if declared {
@@ -312,6 +317,8 @@ func slos(f facts) []slo {
 	return []slo{{"send to sent, p99", f.sent, g.P99SentMs}, {"send to deliver, p99", f.deliver, g.P99DeliverMs},
 		{"send to deliver direct, p99", f.direct, g.P99DeliverDirectMs}, {"send to deliver group, p99", f.group, g.P99DeliverGroupMs},
 		{"send to own devices, p99", f.own, g.P99DeliverOwnMs},
+		{"media uploaded, p99", f.upload, f.mediaLimits.P99UploadMs}, {"media, first byte, p99", f.firstByte, f.mediaLimits.P99FirstByteMs},
+		{"media fetched, p99", f.fetch, f.mediaLimits.P99FetchMs},
 		{"inbox drain, p99", f.drain, g.P99DrainMs}, {"login, p99", f.login, g.P99LoginMs}}
 }
 

@@ -82,6 +82,7 @@ func (s *Spec) Describe(w io.Writer) {
 	fmt.Fprintf(w, "profile %s, preset %s, %s sockets, scale %s, seed %d, hash %.12s\n", s.Profile, s.Preset, s.Connection, scaleText(s.Scale), s.Seed, s.Hash())
 	s.describeRates(w)
 	s.describePhases(w)
+	s.Media.describe(w, s.Resolved())
 	s.describeContainers(w)
 	s.describeZones(w)
 	s.describeNeeds(w)

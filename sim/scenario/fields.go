@@ -59,6 +59,7 @@ func (s *Spec) fields() []field {
 	out = append(out, s.Infrastructure.fields()...)
 	out = append(out, s.Limits.fields()...)
 	out = append(out, s.Provider.fields()...)
+	out = append(out, s.Media.fields()...)
 	out = append(out, s.Phases.fields()...)
 	out = append(out,
 		field{path: "membership.removals_per_s", kind: kindNumber, max: 1000, def: "0", doc: "members removed from groups during steady", to: &s.Membership.RemovalsPerS},
@@ -176,7 +177,7 @@ func (f *Fault) fields() []field {
 
 // killable are the roles that a fault may name.
 func killable() []string {
-	return []string{"gateway", "message", "fanout", "group", "inbox", "push", "kafka", "mysql", "redis", "provider"}
+	return []string{"gateway", "message", "fanout", "group", "inbox", "push", "media", "kafka", "mysql", "redis", "provider"}
 }
 
 // allowed says what may stand in the field.

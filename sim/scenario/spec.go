@@ -62,6 +62,9 @@ type Spec struct {
 	// Provider is the simulated push provider.
 	Provider Provider
 
+	// Media are the objects of messages that have some.
+	Media Media
+
 	// ProofSample is the share of offline addressees that are connected and
 	// drained at the end; below 1 the rest counts as unproved, declared.
 	ProofSample float64

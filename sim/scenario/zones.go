@@ -85,7 +85,7 @@ func (s *Spec) ZoneOf(role string, instance int) string {
 // instances counts what there is of each role, in containers.
 func (s *Spec) instances() map[string]int {
 	t, i := s.Topology, s.Infrastructure
-	return map[string]int{"gateway": t.Gateways, "message": t.Messages, "fanout": t.Fanouts, "group": t.Groups, "inbox": t.Inboxes, "push": t.Pushes,
+	return map[string]int{"gateway": t.Gateways, "message": t.Messages, "fanout": t.Fanouts, "group": t.Groups, "inbox": t.Inboxes, "push": t.Pushes, "media": s.Medias(),
 		"kafka": i.Brokers, "mysql": 1 + i.Replicas, "redis": 1, "provider": 1}
 }
 

@@ -316,6 +316,15 @@ func (e *Embedded) Gateways() []string {
 // Key signs tokens.
 func (e *Embedded) Key() wire.Key { return e.cfg.Key }
 
+// Medias returns http://host:port of each media instance.
+func (e *Embedded) Medias() []string {
+	var urls []string
+	for _, m := range e.sys.Medias {
+		urls = append(urls, "http://"+m.Listen)
+	}
+	return urls
+}
+
 // Config returns the deployment that was started.
 func (e *Embedded) Config() system.Config { return e.sys }
 
@@ -445,6 +454,14 @@ func (e *Embedded) describeSystem() error {
 	}
 	for i := range t.Inboxes {
 		s.Inboxes = append(s.Inboxes, system.InboxInstance{RPC: addr(), Debug: addr(), SQL: sqlite(fmt.Sprintf("inbox-%d.db", i))})
+	}
+	for range t.Medias {
+		s.Medias = append(s.Medias, system.MediaInstance{Listen: addr(), Debug: addr()})
+	}
+	if t.Medias > 0 {
+		folder, err := filepath.Abs(filepath.Join(e.data.path, "media"))
+		portErr = errors.Join(portErr, err)
+		s.MediaStore = system.MediaStore{SQL: sqlite("media.db"), Blobs: "file://" + filepath.ToSlash(folder)}
 	}
 	for range t.Pushes {
 		s.Pushes = append(s.Pushes, system.RPCInstance{RPC: addr(), Debug: addr()})

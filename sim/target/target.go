@@ -83,6 +83,7 @@ type Capabilities struct {
 // Topology is the number of instances of each role, and of partitions.
 type Topology struct {
 	Gateways, Messages, Fanouts, Groups, Inboxes, Pushes int
+	Medias                                               int // 0: no media service
 	Partitions                                           int
 	TopicLayout                                          string // system.Kafka.Layout
 }

@@ -27,6 +27,7 @@ const (
 	purposeAsks
 	purposeRegion
 	purposeThinning
+	purposeMedia
 )
 
 const second = 1_000_000 // times inside this package are integer microseconds

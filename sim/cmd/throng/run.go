@@ -231,18 +231,22 @@ func (r *runner) open(stack, reason string) (err error) {
 		r.manifest.StampEvery = stampEvery(r.spec)
 		r.manifest.Zones, r.manifest.Links = imposedZones(r.spec)
 	}
+	if note := r.spec.Media.Note(); note != "" {
+		r.manifest.Notes = append(r.manifest.Notes, note)
+	}
 	r.writer, err = history.Create(r.dir, r.manifest)
 	return err
 }
 
 func (r *runner) topology() target.Topology {
 	t := r.spec.Topology
-	return target.Topology{Gateways: t.Gateways, Messages: t.Messages, Fanouts: t.Fanouts, Groups: t.Groups,
+	return target.Topology{Medias: r.spec.Medias(), Gateways: t.Gateways, Messages: t.Messages, Fanouts: t.Fanouts, Groups: t.Groups,
 		Inboxes: t.Inboxes, Pushes: t.Pushes, Partitions: t.Partitions, TopicLayout: t.TopicLayout}
 }
 
 func (r *runner) settings() system.Settings {
-	return system.Settings{PushDelay: system.Duration(seconds(r.spec.PushDelayS)), PushEvery: system.Duration(seconds(r.spec.PushEveryS)), StampEvery: stampEvery(r.spec)}
+	return system.Settings{PushDelay: system.Duration(seconds(r.spec.PushDelayS)), PushEvery: system.Duration(seconds(r.spec.PushEveryS)), StampEvery: stampEvery(r.spec),
+		MediaFetchedGrace: system.Duration(seconds(r.spec.Media.FetchedGraceS)), MediaSweepEvery: system.Duration(5 * time.Second)}
 }
 
 // stampEvery says of how many sends one is stamped on its way: so many that the
@@ -391,6 +395,9 @@ type engineTarget struct{ target.Target }
 func (t engineTarget) Offers() load.Offers {
 	c := t.Capabilities()
 	o := load.Offers{Log: c.Metrics, Pushes: c.Pushes}
+	if m, ok := t.Target.(interface{ Medias() []string }); ok {
+		o.Medias = m.Medias()
+	}
 	if x, ok := t.Target.(*external.Target); ok {
 		o.Log, o.Partitions = x.Log()
 	}
