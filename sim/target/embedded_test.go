@@ -25,7 +25,7 @@ import (
 
 // small is one of each.
 func small() Topology {
-	return Topology{Gateways: 1, Messages: 1, Fanouts: 1, Groups: 1, Inboxes: 1, Pushes: 1, Partitions: 4}
+	return Topology{Gateways: 1, Messages: 1, Fanouts: 1, Groups: 1, Inboxes: 1, Pushes: 1, Medias: 1, Partitions: 4}
 }
 
 func newTestEmbedded(t *testing.T, top Topology, events func(history.Event)) *Embedded {
