@@ -366,8 +366,8 @@ func TestEmbeddedLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	running := pids(e)
-	if len(running) != 9 {
-		t.Errorf("%d processes run, want 9: %v", len(running), running)
+	if len(running) != 10 {
+		t.Errorf("%d processes run, want 10: %v", len(running), running)
 	}
 	gateway := e.Gateways()[0]
 	began := time.Now()
@@ -487,8 +487,8 @@ func TestEmbeddedDiesWithTheHarness(t *testing.T) {
 		if err := json.Unmarshal(line, &children[i]); err != nil {
 			t.Fatalf("harness %d: %v", i, err)
 		}
-		if len(children[i]) != 9 {
-			t.Fatalf("harness %d has %d children, want 9", i, len(children[i]))
+		if len(children[i]) != 10 {
+			t.Fatalf("harness %d has %d children, want 10", i, len(children[i]))
 		}
 	}
 	for i := range harnesses {

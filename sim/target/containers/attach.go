@@ -83,6 +83,9 @@ func (t *Attached) Start(ctx context.Context, progress func(string)) error {
 	return nil
 }
 
+// Medias returns the media instances as the containers reach them.
+func (t *Attached) Medias() []string { return t.a.Medias }
+
 // Gateways returns the gateways as the containers reach them.
 func (t *Attached) Gateways() []string { return t.a.Gateways }
 

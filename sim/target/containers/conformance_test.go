@@ -22,7 +22,7 @@ func TestConformance(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, suite := range []string{"sqlstore", "groupsql", "inboxsql", "groupcache", "session", "kafka"} {
+	for _, suite := range []string{"sqlstore", "groupsql", "inboxsql", "mediasql", "groupcache", "session", "kafka"} {
 		t.Run(suite, func(t *testing.T) {
 			dsn, err := d.Schema(t.Context(), "throng_test_"+path.Base(suite))
 			if err != nil {

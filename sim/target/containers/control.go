@@ -117,9 +117,10 @@ func (d *Deployment) state(from int) (*state, error) {
 // Attachment is what a generator on the network is told about the deployment:
 // the content of the file that RunGenerator writes and Attach reads.
 type Attachment struct {
-	Target   string            `json:"target"`   // name of the kind of target
-	Gateways []string          `json:"gateways"` // ws://host:port
-	Admin    string            `json:"admin"`    // http://host:port of a group instance
+	Target   string            `json:"target"`           // name of the kind of target
+	Gateways []string          `json:"gateways"`         // ws://host:port
+	Medias   []string          `json:"medias,omitempty"` // http://host:port
+	Admin    string            `json:"admin"`            // http://host:port of a group instance
 	Provider string            `json:"provider"`
 	Key      string            `json:"key"` // base64
 	Debug    []debugPort       `json:"debug"`
@@ -131,6 +132,9 @@ type Attachment struct {
 func (d *Deployment) attachment() *Attachment {
 	a := &Attachment{Target: d.Name(), Admin: "http://" + d.sys.Groups[0].HTTP, Provider: d.sys.Provider.URL, Key: d.sys.Key,
 		Control: controlPath(d.work.path), Versions: d.Versions()}
+	for _, m := range d.sys.Medias {
+		a.Medias = append(a.Medias, "http://"+m.Listen)
+	}
 	for _, g := range d.sys.Gateways {
 		a.Gateways = append(a.Gateways, "ws://"+g.Listen)
 	}

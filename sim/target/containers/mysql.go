@@ -17,6 +17,7 @@ import (
 // on this host's loopback alone, and everything is gone after the run.
 const (
 	groupSchema = "throng_groups"
+	mediaSchema = "throng_media" // made by mediasql
 	inboxSchema = "throng_inbox" // with the instance, and the loops by inboxsql
 
 	account      = "throng" // roles and tests

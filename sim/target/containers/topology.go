@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -29,6 +31,7 @@ const (
 	portWAN   = 20000 // and above, one for each proxy between zones
 
 	topologyPath  = "/throng-topology.json"
+	mediaFolder   = "/throng-media" // the volume that media instances share
 	wanPath       = "/throng-wan.json"
 	nobody        = "65534:65534"
 	scrapeTimeout = 3 * time.Second
@@ -84,6 +87,9 @@ func (d *Deployment) topologyOf(role system.Role, i int) ([]byte, error) {
 	case system.Inbox:
 		reach(0, inboxSchemaOf(i), &cfg.Inboxes[i].SQL.DSN)
 	}
+	if len(cfg.Medias) > 0 {
+		reach(0, mediaSchema, &cfg.MediaStore.SQL.DSN)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -124,6 +130,12 @@ func (d *Deployment) describeWAN(infra int) error {
 func (d *Deployment) describeSystem() {
 	s, t := &d.sys, d.cfg.Topology
 	at := func(role system.Role, i int, port string) string { return fmt.Sprintf("%s-%d:%s", role, i, port) }
+	for i := range t.Medias {
+		s.Medias = append(s.Medias, system.MediaInstance{Listen: at(system.Media, i, portMain), Debug: at(system.Media, i, portDebug)})
+	}
+	if t.Medias > 0 {
+		s.MediaStore = system.MediaStore{SQL: system.SQL{Driver: "mysql", DSN: dsn("mysql-0:"+portMySQL, mediaSchema)}, Blobs: "file://" + mediaFolder}
+	}
 	for i := range t.Gateways {
 		s.Gateways = append(s.Gateways, system.GatewayInstance{ID: fmt.Sprintf("gateway-%d", i),
 			Listen: at(system.Gateway, i, portMain), Debug: at(system.Gateway, i, portDebug)})
@@ -176,6 +188,13 @@ func (d *Deployment) describeRole(role system.Role) error {
 			m.ports = append(m.ports, portMain)
 		case system.Group:
 			m.ports = append(m.ports, portAdmin)
+		case system.Media:
+			m.ports = append(m.ports, portMain)
+			folder, err := d.mediaVolume()
+			if err != nil {
+				return err
+			}
+			m.binds = []string{folder + ":" + mediaFolder}
 		}
 		m.probe = func(ctx context.Context) error {
 			return target.ProbeHTTP(ctx, d.http, "http://"+m.published[portDebug]+"/readyz")
@@ -183,6 +202,19 @@ func (d *Deployment) describeRole(role system.Role) error {
 		d.members = append(d.members, m)
 	}
 	return nil
+}
+
+// mediaVolume makes the folder of this host that all media instances share as
+// their blob store.
+func (d *Deployment) mediaVolume() (string, error) {
+	folder := filepath.Join(d.work.path, "media")
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return "", fmt.Errorf("containers: media volume: %w", err)
+	}
+	if err := os.Chmod(folder, 0o777); err != nil { // the roles are nobody there
+		return "", fmt.Errorf("containers: media volume: %w", err)
+	}
+	return folder, nil
 }
 
 func (d *Deployment) describeRedis() {
