@@ -113,6 +113,69 @@ func BenchmarkIdleConnection(b *testing.B) {
 	b.ReportMetric(logins, "logins/cpu-s")
 }
 
+// BenchmarkLogin: connect, authenticate, sync and open the session at the inbox,
+// beside what net/http and gorilla need to accept a WebSocket and no more. The
+// session registry, a Redis away, is not in it.
+func BenchmarkLogin(b *testing.B) {
+	for _, scheme := range []string{"ws", "wss"} {
+		b.Run(scheme, func(b *testing.B) {
+			inbox := startBenchInbox(b)
+			ours := startChild(b, childSpec{Kind: "gateway", Inbox: inbox.addr, TLS: scheme == "wss"})
+			ours.inbox = inbox
+			bare := startChild(b, childSpec{Kind: "accept", TLS: scheme == "wss"})
+			for b.Loop() {
+				ours.logins(scheme, loginBlock)
+				bare.logins(scheme, loginBlock)
+			}
+			b.ReportMetric(ours.perCPU(b, "logins/cpu-s")/bare.perCPU(b, "gorilla-accepts/cpu-s"), "x-gorilla")
+		})
+	}
+}
+
+const (
+	loginBlock = 500 // logins before the other server has its turn
+	dialers    = 8   // of them under way
+)
+
+// logins logs n clients in, each of whom leaves when all have come.
+func (s *server) logins(scheme string, n int) {
+	d := dialer()
+	d.Subprotocols = []string{wire.SubprotocolProto}
+	d.WriteBufferPool = &sync.Pool{}
+	cpu := s.ask("cpu")
+	var wg sync.WaitGroup
+	came := make(chan *websocket.Conn, n)
+	for i := range dialers {
+		wg.Go(func() {
+			for u := i + 1; u <= n; u += dialers {
+				ws, _, err := d.Dial(scheme+"://"+s.addr+wire.Path, http.Header{"Authorization": {"Bearer " + token(s.tb, uint64(u), 0)}})
+				if err == nil && s.inbox != nil {
+					err = ws.WriteMessage(websocket.BinaryMessage, []byte{0x0a, 0x00}) // Sync{}
+				}
+				if err != nil {
+					s.tb.Errorf("login: %v", err)
+					return
+				}
+				came <- ws
+			}
+		})
+	}
+	if s.inbox != nil {
+		for range n {
+			<-s.inbox.opened
+		}
+	}
+	wg.Wait()
+	s.cpu += s.ask("cpu") - cpu
+	s.units += int64(n)
+	close(came)
+	for ws := range came {
+		ws.Close()
+	}
+	for s.inbox != nil && s.ask("conns") != 0 {
+	}
+}
+
 func benchFrame(tb testing.TB) []byte {
 	return wire.AppendServerMessage(nil, wire.OpBinary, deliverFrame(tb, 1, strings.Repeat("x", benchBody)))
 }

@@ -3,18 +3,21 @@ package gateway
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"runtime/pprof"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"github.com/gorilla/websocket"
 	"golang.org/x/sys/unix"
@@ -30,9 +33,10 @@ const childEnv = "THRONG_GATEWAY_BENCH_CHILD"
 const profileEnv = "THRONG_GATEWAY_BENCH_PROFILE"
 
 type childSpec struct {
-	Kind  string // gateway, write, broadcast, echo
+	Kind  string // gateway, write, broadcast, echo, accept
 	Inbox string // address, for a gateway
 	Frame []byte // for write and broadcast
+	TLS   bool   // for gateway and accept
 }
 
 // childMain runs the child, if this process is one.
@@ -68,6 +72,15 @@ func runChild(text string) error {
 		round, conns = broadcastChild(spec, ln)
 	case "echo":
 		round, conns = echoChild(ln)
+	case "accept":
+		if spec.TLS {
+			cfg, err := selfSigned()
+			if err != nil {
+				return err
+			}
+			ln = tls.NewListener(ln, cfg)
+		}
+		round, conns = broadcastChild(spec, ln)
 	}
 	fmt.Println(ln.Addr())
 	return obey(round, conns)
@@ -137,7 +150,13 @@ func gatewayChild(spec childSpec, ln net.Listener) error {
 	rpc.RegisterMessageServer(srv, rpc.UnimplementedMessageServer{})
 	go srv.Serve(message)
 	defer srv.Stop()
-	gw, err := New(Config{ID: "bench", Key: testKey(), Inboxes: []string{spec.Inbox}, Messages: []string{message.Addr().String()},
+	var cfg *tls.Config
+	if spec.TLS {
+		if cfg, err = selfSigned(); err != nil {
+			return err
+		}
+	}
+	gw, err := New(Config{ID: "bench", TLS: cfg, Key: testKey(), Inboxes: []string{spec.Inbox}, Messages: []string{message.Addr().String()},
 		Log:    slog.New(slog.DiscardHandler),
 		Limits: Limits{FramesPerSecond: 100_000, FrameBurst: 100_000, DrainTimeout: 100 * time.Millisecond}})
 	if err != nil {
@@ -156,7 +175,10 @@ func gatewayChild(spec childSpec, ln net.Listener) error {
 	return err
 }
 
-// writeChild is the floor: nothing but write(2).
+// writeChild is the floor: nothing but write(2), not even the Go scheduler's
+// accounting. A write to a reader that sleeps also pays for waking it up, which
+// costs as much as the rest: where clients sleep less while the gateway writes,
+// for instance because it leaves them less of the machine, it can be above this.
 func writeChild(spec childSpec, ln net.Listener) (func(int), func() int) {
 	var mu sync.Mutex
 	var fds []int
@@ -179,8 +201,11 @@ func writeChild(spec childSpec, ln net.Listener) (func(int), func() int) {
 	}()
 	round := func(frames int) {
 		b := []byte(strings.Repeat(string(spec.Frame), frames))
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
 		for _, fd := range fds {
-			if n, err := syscall.Write(fd, b); n != len(b) {
+			n, _, err := syscall.RawSyscall(syscall.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+			if int(n) != len(b) {
 				panic(fmt.Sprint("write: ", n, err))
 			}
 		}

@@ -239,7 +239,10 @@ func newRig(t testing.TB, change func(*Config)) *rig {
 	case "streams":
 		cfg.Streams = true
 	case "tls":
-		cfg.TLS = selfSigned(t)
+		var err error
+		if cfg.TLS, err = selfSigned(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if change != nil {
 		change(&cfg)
@@ -331,18 +334,17 @@ func dialer() *websocket.Dialer {
 }
 
 // selfSigned returns a certificate that nobody has to believe.
-func selfSigned(t testing.TB) *tls.Config {
-	t.Helper()
+func selfSigned() (*tls.Config, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}, nil
 }
 
 // client is a client of the tests over gorilla.
