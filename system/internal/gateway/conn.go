@@ -9,13 +9,25 @@ import (
 )
 
 // conn is one WebSocket. It is small on purpose: an idle one is this struct
-// and its socket, and has no buffers.
+// and its socket, and has no buffers. What a delivery touches comes first and
+// fits a cache line: the lists of a batch are longer than the caches.
 type conn struct {
-	g       *Gateway
+	g *Gateway
+	// mu guards what follows up to format, and what is below it, and is held
+	// while writing to sock, so that messages leave whole and in order. Lock
+	// order: inboxLink.mu, then conn.mu.
+	mu        sync.Mutex
+	pend      [][]byte // whole WebSocket messages, shared, not to be changed
+	pendBytes int      // in pend, backlog and the hands of writeStream
+	delivered uint64   // Deliver messages so far
+	blocked   bool     // the socket takes nothing; writable or writeStream goes on
+	closing   bool     // nothing is accepted any more; a close message may be pending
+	closed    bool     // sock must not be used any more
+	format    wire.Format
+
 	id      uint64 // set by table.add; 0: not upgraded yet
 	user    uint64
 	device  uint32
-	format  wire.Format
 	sock    socket        // not to be used once closed, under mu
 	expires int64         // of the token, Unix seconds
 	idle    time.Duration // it may be silent for so long; set by sync
@@ -25,9 +37,9 @@ type conn struct {
 	in      []byte        // the start of a frame whose rest has not come
 	msg     []byte        // the fragments of a message so far
 	msgOp   byte          // opcode of that message, 0: none begun
+	ended   bool          // both sides have said Close
 	tat     time.Duration // rate limit: when the bucket will be full again
 	view    topic
-	ended   bool         // both sides have said Close
 	partial atomic.Int64 // since when in or msg is not empty, 0: they are
 
 	lastRx     atomic.Int64 // time of the last byte, since Gateway.start
@@ -35,29 +47,20 @@ type conn struct {
 	inFlight   atomic.Int32 // sends without an answer
 	groupCalls atomic.Int32 // group requests without an answer
 
-	// mu guards what follows and is held while writing to sock, so that messages
-	// leave whole and in order. Lock order: inboxLink.mu, then conn.mu.
-	mu        sync.Mutex
-	pend      [][]byte      // whole WebSocket messages, shared, not to be changed
+	// More that mu guards.
 	backlog   []byte        // what the socket did not take of a message, goes before pend
-	pendBytes int           // in pend, backlog and the hands of writeStream
-	blocked   bool          // the socket takes nothing; writable or writeStream goes on
-	blockedAt time.Duration // since when, since Gateway.start
-	closing   bool          // nothing is accepted any more; a close message may be pending
-	closed    bool          // sock must not be used any more
+	blockedAt time.Duration // since when blocked, since Gateway.start
 	grace     *time.Timer   // ends a connection that is closing
 	reason    string        // label of throng_ws_closed_total
-
-	synced    bool // Sync has come: the inbox knows, or will, of the session
-	detached  bool // the inbox and the registry know, or will, of its end
+	synced    bool          // Sync has come: the inbox knows, or will, of the session
+	detached  bool          // the inbox and the registry know, or will, of its end
+	ackQueued bool          // waits in inboxLink.acks
 	presence  presence
 	epoch     uint64 // of the session; 0: the inbox has not said it yet
 	inboxSeq  uint64 // Sync.inbox_seq
 	openedIn  uint64 // inboxLink.epoch in which the session was opened
 	base      uint64 // delivered when it was opened
-	delivered uint64 // Deliver messages so far
-	acked     uint64 // of them, acknowledged
-	ackQueued bool   // waits in inboxLink.acks
+	acked     uint64 // of the delivered, acknowledged
 }
 
 // newConn returns a connection that has no socket yet.
@@ -76,8 +79,7 @@ func (c *conn) closeWith(message []byte, reason string) {
 		return
 	}
 	c.closing, c.reason = true, reason
-	c.pend = append(c.pend, message)
-	c.pendBytes += len(message)
+	c.appendLocked(message)
 	c.flushLocked()
 	if !c.closed {
 		c.grace = time.AfterFunc(closeGrace, func() { c.abort(reason) })

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"sync"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -324,7 +325,7 @@ func (s *descriptor) ready(events uint32) {
 // connection has ended.
 func (s *descriptor) read() bool {
 	for range readsPerTurn {
-		n, err := unix.Read(s.fd, s.p.buf)
+		n, err := rawIO(unix.SYS_READ, s.fd, s.p.buf)
 		switch {
 		case n > 0:
 			s.c.received(s.p.buf[:n])
@@ -361,10 +362,10 @@ func (s *descriptor) end() {
 
 func (s *descriptor) write(b []byte) (int, error) {
 	for {
-		n, err := unix.Write(s.fd, b)
+		n, err := rawIO(unix.SYS_WRITE, s.fd, b)
 		s.p.e.g.m.writes.Inc()
 		switch err {
-		case nil:
+		case 0:
 			return n, nil
 		case unix.EAGAIN:
 			return 0, nil
@@ -373,6 +374,16 @@ func (s *descriptor) write(b []byte) (int, error) {
 			return 0, os.NewSyscallError("write", err)
 		}
 	}
+}
+
+// rawIO is read(2) or write(2). The socket does not block, and so the scheduler
+// need not be told.
+func rawIO(call uintptr, fd int, b []byte) (int, unix.Errno) {
+	n, _, err := unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+	if err != 0 {
+		return 0, err
+	}
+	return int(n), 0
 }
 
 // A shutdown that fails means that the peer has ended the connection already,

@@ -115,7 +115,8 @@ type Gateway struct {
 	inboxes  []*inboxLink
 	groups   *groupLink
 	front    front
-	scratch  sync.Pool // *[]byte of scratchBytes, for gathering pending frames
+	scratch  sync.Pool // *scratch
+	pends    sync.Pool // *[pendRoom][]byte, all nil, for conn.pend
 
 	handshakeBufs sync.Pool // gorilla's write buffers, for the upgrade
 
@@ -160,7 +161,8 @@ func New(cfg Config) (*Gateway, error) {
 	if g.m, err = newMetrics(cfg.Metrics, g.limits); err != nil {
 		return nil, fmt.Errorf("gateway: metrics: %w", err)
 	}
-	g.scratch.New = func() any { b := make([]byte, 0, scratchBytes); return &b }
+	g.scratch.New = func() any { return &scratch{b: make([]byte, 0, scratchBytes)} }
+	g.pends.New = func() any { return new([pendRoom][]byte) }
 	g.views.init(g)
 	if err := g.dial(); err != nil {
 		g.hangUp()

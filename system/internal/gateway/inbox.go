@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,6 +24,9 @@ type inboxLink struct {
 	cc    *grpc.ClientConn
 	wake  chan struct{} // capacity 1, never closed
 	quit  chan struct{} // closed when nothing more will be queued
+
+	frames []sharedFrame // scratch of handle
+	conns  []*conn       // likewise
 
 	mu sync.Mutex
 	up bool
@@ -419,39 +423,61 @@ func (l *inboxLink) apply(b *rpc.OwnerBatch, dirty []*conn) []*conn {
 			c.told(o)
 		}
 	}
-	for _, o := range b.GetOut() {
-		frame := o.GetFrame()
-		if o.GetStamped() {
-			frame = wire.WithStamps(frame, &wire.Stamps{GatewayOutUs: time.Now().UnixMicro()})
-		}
-		kind := frameKind(frame)
-		shared := sharedFrame{g: g, kind: kind,
-			proto: wire.AppendServerMessage(make([]byte, 0, wire.ServerHeaderLen(len(frame))+len(frame)), wire.OpBinary, frame)}
-		sent := 0
-		for _, id := range o.GetConns() {
-			c := g.table.get(id)
-			if c == nil {
-				continue
-			}
-			m := shared.in(c.format)
-			if kind == kindCurrent {
-				m = l.current(c, frame, m)
-			}
-			if m == nil {
-				continue
-			}
-			sent++
-			if c.push(m, o.GetDeliver()) {
-				dirty = append(dirty, c)
-			}
-		}
-		g.m.tx[kind].Add(float64(sent))
+	for outs := b.GetOut(); len(outs) > 0; {
+		n := run(outs)
+		dirty = l.applyRun(outs[:n], dirty)
+		outs = outs[n:]
 	}
 	for _, k := range b.GetKicks() {
 		if c := g.table.get(k.GetConn()); c != nil {
 			c.close(wire.CloseCode(k.GetCloseCode()))
 		}
 	}
+	return dirty
+}
+
+// run is how many of outs, from the first, deliver to the same connections: a
+// busy group's messages mostly do. Each connection then takes them at once.
+func run(outs []*rpc.Outbound) int {
+	n := 1
+	for n < len(outs) && n < pendRoom && outs[0].GetDeliver() && outs[n].GetDeliver() &&
+		slices.Equal(outs[0].GetConns(), outs[n].GetConns()) {
+		n++
+	}
+	return n
+}
+
+// applyRun is apply for a run.
+func (l *inboxLink) applyRun(outs []*rpc.Outbound, dirty []*conn) []*conn {
+	frames := l.frames[:0]
+	for _, o := range outs {
+		frame := o.GetFrame()
+		if o.GetStamped() {
+			frame = wire.WithStamps(frame, &wire.Stamps{GatewayOutUs: time.Now().UnixMicro()})
+		}
+		frames = append(frames, sharedFrame{g: l.g, kind: frameKind(frame),
+			proto: wire.AppendServerMessage(make([]byte, 0, wire.ServerHeaderLen(len(frame))+len(frame)), wire.OpBinary, frame)})
+	}
+	conns := l.g.table.find(l.conns[:0], outs[0].GetConns())
+	for _, c := range conns {
+		mustFlush := false
+		if frames[0].kind == kindCurrent {
+			if m := l.current(c, outs[0].GetFrame(), frames[0].in(c.format)); m != nil {
+				mustFlush = c.push(m, false)
+			}
+		} else {
+			mustFlush = c.pushAll(frames, outs[0].GetDeliver())
+		}
+		if mustFlush {
+			dirty = append(dirty, c)
+		}
+	}
+	for i := range frames {
+		l.g.m.tx[frames[i].kind].Add(float64(len(conns)))
+	}
+	clear(frames)
+	clear(conns)
+	l.frames, l.conns = frames, conns
 	return dirty
 }
 

@@ -89,9 +89,20 @@ type metrics struct {
 	writes      prometheus.Counter
 	blocked     prometheus.Gauge
 	closedVec   *prometheus.CounterVec
-	ephemeral   *prometheus.CounterVec
+	typing      outcomes
+	presence    outcomes
 
 	submitQueue, readQueue, closeQueue, queryQueue, groupCalls *obs.Queue
+}
+
+// outcomes count what became of typing or presence events.
+type outcomes struct{ published, delivered, dropped, shed prometheus.Counter }
+
+func outcomesOf(vec *prometheus.CounterVec, what string) outcomes {
+	return outcomes{
+		published: vec.WithLabelValues(what, "published"), delivered: vec.WithLabelValues(what, "delivered"),
+		dropped: vec.WithLabelValues(what, "dropped"), shed: vec.WithLabelValues(what, "shed"),
+	}
 }
 
 func newMetrics(reg prometheus.Registerer, l Limits) (*metrics, error) {
@@ -127,7 +138,7 @@ func newMetrics(reg prometheus.Registerer, l Limits) (*metrics, error) {
 	m.writes = counter("throng_ws_writes_total", "Write system calls to clients.")
 	m.blocked = gauge("throng_ws_blocked", "Connections whose socket does not take what there is.")
 	m.closedVec = vec("throng_ws_closed_total", "WebSockets closed.", "reason")
-	m.ephemeral = vec("throng_ephemeral_total", "Typing and presence events; shed: given up because the gateway is behind with messages, dropped: because the client is.", "what", "outcome")
+	ephemeral := vec("throng_ephemeral_total", "Typing and presence events; shed: given up because the gateway is behind with messages, dropped: because the client is.", "what", "outcome")
 	m.submitQueue = queue("gateway_submit", l.SubmitQueue)
 	m.readQueue = queue("gateway_reads", l.ReadQueue)
 	m.queryQueue = queue("gateway_receipt_requests", maxQueries)
@@ -138,6 +149,7 @@ func newMetrics(reg prometheus.Registerer, l Limits) (*metrics, error) {
 			return nil, err
 		}
 	}
+	m.typing, m.presence = outcomesOf(ephemeral, "typing"), outcomesOf(ephemeral, "presence")
 	for k := range kinds {
 		name := kindName(k)
 		if name == "" {
@@ -149,3 +161,11 @@ func newMetrics(reg prometheus.Registerer, l Limits) (*metrics, error) {
 }
 
 func (m *metrics) closed(reason string) { m.closedVec.WithLabelValues(reason).Inc() }
+
+// event returns the outcomes of an event of that kind.
+func (m *metrics) event(kind int) *outcomes {
+	if kind == kindPresenceEvent {
+		return &m.presence
+	}
+	return &m.typing
+}

@@ -37,18 +37,10 @@ func (l *inboxLink) behind() bool {
 
 // shed counts an event that was given up because the gateway is pressed, and
 // reports whether it is.
-func (v *views) shed(what string) bool {
+func (v *views) shed(kind int) bool {
 	if !v.g.pressed() {
 		return false
 	}
-	v.g.m.ephemeral.WithLabelValues(what, "shed").Inc()
+	v.g.m.event(kind).shed.Inc()
 	return true
-}
-
-// whatOf is the label of an event.
-func whatOf(kind int) string {
-	if kind == kindPresenceEvent {
-		return "presence"
-	}
-	return "typing"
 }

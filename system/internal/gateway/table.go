@@ -56,6 +56,18 @@ func (t *table) get(id uint64) *conn {
 	return c
 }
 
+// find appends those of the connections with the given ids that are here.
+func (t *table) find(dst []*conn, ids []uint64) []*conn {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for _, id := range ids {
+		if c := t.getLocked(id); c != nil {
+			dst = append(dst, c)
+		}
+	}
+	return dst
+}
+
 // getLocked is get for a caller that holds mu.
 func (t *table) getLocked(id uint64) *conn {
 	i := uint64(uint32(id))

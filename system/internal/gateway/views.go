@@ -81,7 +81,7 @@ func (v *views) set(c *conn, t topic) {
 		}
 	}
 	v.mu.Unlock()
-	if t.user != 0 && !v.shed("presence") {
+	if t.user != 0 && !v.shed(kindPresenceEvent) {
 		v.answerPresence(c.id, t.user)
 	}
 }
@@ -113,7 +113,7 @@ func (v *views) typing(user uint64, t *wire.Typing) {
 	if t.GetGroup() != 0 {
 		on = topic{group: t.GetGroup()}
 	}
-	v.publish(on, "typing", t.GetUser(), user, &wire.Frame{Kind: &wire.Frame_TypingEvent{TypingEvent: e}})
+	v.publish(on, kindTypingEvent, t.GetUser(), user, &wire.Frame{Kind: &wire.Frame_TypingEvent{TypingEvent: e}})
 }
 
 // publishPresence publishes that user has come or gone; seen: and that they were
@@ -123,25 +123,25 @@ func (v *views) publishPresence(user uint64, available, seen bool) {
 	if seen {
 		e.LastSeenMs = time.Now().UnixMilli()
 	}
-	v.publish(topic{user: user}, "presence", 0, user, &wire.Frame{Kind: &wire.Frame_PresenceEvent{PresenceEvent: e}})
+	v.publish(topic{user: user}, kindPresenceEvent, 0, user, &wire.Frame{Kind: &wire.Frame_PresenceEvent{PresenceEvent: e}})
 }
 
 // eventHeader is what precedes the frame on a channel: the user it is for (0:
 // every viewer) and the user it comes from, who does not get it back.
 const eventHeader = 16
 
-func (v *views) publish(t topic, what string, to, from uint64, f *wire.Frame) {
-	if v.shed(what) {
+func (v *views) publish(t topic, kind int, to, from uint64, f *wire.Frame) {
+	if v.shed(kind) {
 		return
 	}
 	b := binary.LittleEndian.AppendUint64(make([]byte, 0, eventHeader+64), to)
 	b = binary.LittleEndian.AppendUint64(b, from)
 	b, err := wire.Proto.Append(b, f)
 	if err != nil {
-		v.g.log.Error("event cannot be encoded", "what", what, "err", err)
+		v.g.log.Error("event cannot be encoded", "kind", kindName(kind), "err", err)
 		return
 	}
-	v.g.m.ephemeral.WithLabelValues(what, "published").Inc()
+	v.g.m.event(kind).published.Inc()
 	v.g.cfg.Sessions.Publish(t.name(), b)
 }
 
@@ -158,7 +158,7 @@ func (v *views) deliver(name string, payload []byte) {
 	v.mu.Lock()
 	viewers := slices.Clone(v.viewers[t])
 	v.mu.Unlock()
-	if len(viewers) == 0 || v.shed(whatOf(frameKind(frame))) {
+	if len(viewers) == 0 || v.shed(frameKind(frame)) {
 		return
 	}
 	shared := sharedFrame{g: v.g, kind: frameKind(frame), proto: wire.AppendServerMessage(nil, wire.OpBinary, frame)}
@@ -174,15 +174,14 @@ func (v *views) deliver(name string, payload []byte) {
 }
 
 func (v *views) write(c *conn, m []byte, kind int) {
-	what := whatOf(kind)
 	mustFlush, ok := c.pushEphemeral(m)
 	if !ok {
-		v.g.m.ephemeral.WithLabelValues(what, "dropped").Inc()
+		v.g.m.event(kind).dropped.Inc()
 		return
 	}
 	if mustFlush {
 		c.flush()
 	}
 	v.g.m.tx[kind].Inc()
-	v.g.m.ephemeral.WithLabelValues(what, "delivered").Inc()
+	v.g.m.event(kind).delivered.Inc()
 }

@@ -1,13 +1,33 @@
 package gateway
 
+import "unsafe"
+
 // push appends a whole WebSocket message and reports whether the caller has to
 // call flush: it must, soon, when it does. b must not be changed afterwards.
 // deliver counts it as a Deliver.
 func (c *conn) push(b []byte, deliver bool) (mustFlush bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.pushLocked(b, deliver)
+	return len(c.pend) == 1 && !c.blocked
+}
+
+// pushAll is push for several, all of them Delivers or none.
+func (c *conn) pushAll(frames []sharedFrame, deliver bool) (mustFlush bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	idle := len(c.pend) == 0
+	for i := range frames {
+		if b := frames[i].in(c.format); b != nil {
+			c.pushLocked(b, deliver)
+		}
+	}
+	return idle && len(c.pend) > 0 && !c.blocked
+}
+
+func (c *conn) pushLocked(b []byte, deliver bool) {
 	if c.closing {
-		return false
+		return
 	}
 	if deliver {
 		c.delivered++
@@ -18,12 +38,22 @@ func (c *conn) push(b []byte, deliver bool) (mustFlush bool) {
 		c.flushLocked()
 		if c.pendBytes > 0 && c.pendBytes+len(b) > c.g.limits.PendingBytes {
 			c.abortLocked("slow_consumer")
-			return false
+			return
 		}
+	}
+	c.appendLocked(b)
+}
+
+// pendRoom is the length of the lists that connections with something pending
+// share: an idle one has none.
+const pendRoom = 32
+
+func (c *conn) appendLocked(b []byte) {
+	if c.pend == nil {
+		c.pend = c.g.pends.Get().(*[pendRoom][]byte)[:0]
 	}
 	c.pend = append(c.pend, b)
 	c.pendBytes += len(b)
-	return len(c.pend) == 1 && !c.blocked
 }
 
 // pushEphemeral is push for what may be dropped; it reports ok=false when it was.
@@ -33,8 +63,7 @@ func (c *conn) pushEphemeral(b []byte) (mustFlush, ok bool) {
 	if c.closing || c.pendBytes > ephemeralPending {
 		return false, false
 	}
-	c.pend = append(c.pend, b)
-	c.pendBytes += len(b)
+	c.appendLocked(b)
 	return len(c.pend) == 1 && !c.blocked, true
 }
 
@@ -68,16 +97,37 @@ func (c *conn) flushLocked() {
 // writeManyLocked makes one write of all that fits the scratch buffer: a system
 // call costs several times what copying small messages does.
 func (c *conn) writeManyLocked() {
-	buf := c.g.scratch.Get().(*[]byte)
-	b, n := (*buf)[:0], 0
-	for n < len(c.pend) && (n == 0 || len(b)+len(c.pend[n]) <= scratchBytes) {
-		b = append(b, c.pend[n]...)
+	s := c.g.scratch.Get().(*scratch)
+	s.gather(c.pend)
+	c.writeLocked(s.b, len(s.of))
+	if cap(s.b) <= 2*scratchBytes {
+		c.g.scratch.Put(s)
+	}
+}
+
+// scratch is where pending messages are gathered for one write. It remembers
+// which they were: what waits for one member of a busy group often waits for the
+// next one too.
+type scratch struct {
+	b  []byte
+	of [][]byte
+}
+
+func (s *scratch) gather(pend [][]byte) {
+	n, size := 0, 0
+	same := true // so far
+	for n < len(pend) && (n == 0 || size+len(pend[n]) <= scratchBytes) {
+		same = same && n < len(s.of) && len(pend[n]) == len(s.of[n]) && unsafe.SliceData(pend[n]) == unsafe.SliceData(s.of[n])
+		size += len(pend[n])
 		n++
 	}
-	c.writeLocked(b, n)
-	if cap(b) <= 2*scratchBytes {
-		*buf = b[:0]
-		c.g.scratch.Put(buf)
+	if same && n == len(s.of) {
+		return
+	}
+	clear(s.of)
+	s.b, s.of = s.b[:0], append(s.of[:0], pend[:n]...)
+	for _, m := range s.of {
+		s.b = append(s.b, m...)
 	}
 }
 
@@ -116,14 +166,18 @@ func (c *conn) unblockLocked() {
 	}
 }
 
-// popLocked removes the first n of pend. An emptied list keeps little memory.
+// popLocked removes the first n of pend.
 func (c *conn) popLocked(n int) {
 	rest := copy(c.pend, c.pend[n:])
 	clear(c.pend[rest:])
 	c.pend = c.pend[:rest]
-	if rest == 0 && cap(c.pend) > 8 {
-		c.pend = nil
+	if rest > 0 {
+		return
 	}
+	if cap(c.pend) == pendRoom {
+		c.g.pends.Put((*[pendRoom][]byte)(c.pend[:pendRoom]))
+	}
+	c.pend = nil
 }
 
 // dropPendingLocked forgets what has not been written.
