@@ -232,6 +232,9 @@ func (r *runner) open(stack, reason string) (err error) {
 		r.manifest.Zones, r.manifest.Links = imposedZones(r.spec)
 	}
 	if note := r.spec.Media.Note(); note != "" {
+		if stack == "containers" {
+			note += " Blobs are on a volume that the media instances share, not on S3."
+		}
 		r.manifest.Notes = append(r.manifest.Notes, note)
 	}
 	r.writer, err = history.Create(r.dir, r.manifest)
