@@ -47,7 +47,8 @@ func (l *Link) fields() []field {
 }
 
 // placed are the roles that a zone may have. The push provider is outside of the
-// deployment, and clients are next to their gateway.
+// deployment, clients are next to their gateway, and the media service is next to
+// its files.
 func placed() []string {
 	return []string{"gateway", "message", "fanout", "group", "inbox", "push", "kafka", "mysql", "redis"}
 }

@@ -26,7 +26,7 @@ func readsAtReplica(t *testing.T, d *Deployment) {
 	// A group that is sent to at once may be newer than the replica.
 	eventually(t, time.Minute, "a read at the replica", func() bool {
 		base += 100
-		if err := exchange(within(t, 30*time.Second), d, base); err != nil {
+		if err := sayInLarge(within(t, 30*time.Second), d, 0, base, base); err != nil {
 			t.Fatal(err)
 		}
 		now, _ := value(atReplica)
@@ -41,7 +41,7 @@ func readsAtReplica(t *testing.T, d *Deployment) {
 	eventually(t, 20*time.Second, "the lag grows", func() bool { v, ok := value(lag); return ok && v > 3 })
 	there, _ := value(atReplica)
 	primary, _ := value(atPrimary)
-	if err := exchange(within(t, time.Minute), d, base+100); err != nil {
+	if err := sayInLarge(within(t, time.Minute), d, 0, base+100, base+100); err != nil {
 		t.Errorf("without the replica: %v", err)
 	}
 	if now, _ := value(atReplica); now != there {

@@ -32,7 +32,7 @@ func TestZones(t *testing.T) {
 	}
 	ctx := within(t, 3*time.Minute)
 	group := atInstance(100, 1)
-	if err := provisionAt(ctx, d, 1, group); err != nil {
+	if err := provisionLarge(ctx, d, 1, group); err != nil {
 		t.Fatal(err)
 	}
 	t.Run("sends", func(t *testing.T) { farSends(t, d, group) })
@@ -44,7 +44,7 @@ func TestZones(t *testing.T) {
 		return counter(t, d, "group", 1, `throng_group_read_fallbacks_total{reason="failed"}`) + counter(t, d, "group", 1, `throng_group_replica_lag_seconds{replica="1"}`)
 	}
 	before := fallbacks()
-	if err := exchangeAfar(within(t, time.Minute), d, 900, atInstance(90_000, 1)); err != nil {
+	if err := sayInLarge(within(t, time.Minute), d, 1, 900, atInstance(90_000, 1)); err != nil {
 		t.Errorf("without the far replica: %v", err)
 	}
 	eventually(t, 20*time.Second, "the loss of the replica shows", func() bool { return fallbacks() > before })
@@ -58,22 +58,26 @@ func atInstance(base uint64, instance int) uint64 {
 	return base
 }
 
-// provisionAt makes the users base and base+1 and a group of both.
-func provisionAt(ctx context.Context, d *Deployment, base, group uint64) error {
-	part := &wire.Provision{Groups: []*wire.ProvisionGroup{{Group: group, Name: "far", Members: []uint64{base, base + 1}}}}
-	for u := range uint64(2) {
-		part.Users = append(part.Users, &wire.ProvisionUser{User: base + u, Devices: []*wire.ProvisionDevice{{}}})
+// largeGroup has so many members that the primary is not asked for them together
+// with the version (group.SmallGroup): they are read at a replica.
+const largeGroup = 70
+
+// provisionLarge makes users from base on and a group of them.
+func provisionLarge(ctx context.Context, tgt target.Target, base, group uint64) error {
+	users, members := &wire.Provision{}, &wire.ProvisionGroup{Group: group, Name: "large"}
+	for u := base; u < base+largeGroup; u++ {
+		users.Users = append(users.Users, &wire.ProvisionUser{User: u, Devices: []*wire.ProvisionDevice{{}}})
+		members.Members = append(members.Members, u)
 	}
-	return provisionParts(ctx, d, &wire.Provision{Users: part.Users}, &wire.Provision{Groups: part.Groups})
+	return provisionParts(ctx, tgt, users, &wire.Provision{Groups: []*wire.ProvisionGroup{members}})
 }
 
-// exchangeAfar makes users and a group, and one of them says something there
-// from the far gateway.
-func exchangeAfar(ctx context.Context, d *Deployment, base, group uint64) error {
-	if err := provisionAt(ctx, d, base, group); err != nil {
+// sayInLarge makes users and a large group, and one of them says something there.
+func sayInLarge(ctx context.Context, tgt target.Target, gateway int, base, group uint64) error {
+	if err := provisionLarge(ctx, tgt, base, group); err != nil {
 		return err
 	}
-	c, b, err := login(ctx, d, 1, base)
+	c, b, err := login(ctx, tgt, gateway, base)
 	if err != nil {
 		return err
 	}
@@ -114,7 +118,7 @@ func farReads(t *testing.T, d *Deployment) {
 	n := uint64(0)
 	eventually(t, time.Minute, "a read at the far replica", func() bool {
 		n++
-		if err := exchangeAfar(within(t, time.Minute), d, 1000+10*n, atInstance(1000+100*n, 1)); err != nil {
+		if err := sayInLarge(within(t, time.Minute), d, 1, 1000+100*n, atInstance(1000+100*n, 1)); err != nil {
 			t.Fatal(err)
 		}
 		return counter(t, d, "group", 1, fmt.Sprintf(reads, "1")) > 0

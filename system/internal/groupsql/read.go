@@ -22,10 +22,18 @@ func (s *Store) Versions(ctx context.Context, id uint64, offset int64) (v group.
 	return v, err
 }
 
-// Head implements group.Store. One statement sees one state of the database.
-func (s *Store) Head(ctx context.Context, id uint64) (group.Versions, []uint64, error) {
-	s.near.reads.WithLabelValues("primary").Inc()
-	rows, err := s.db.Query(ctx, `SELECT g.version, g.inactive, c.log_offset, m.user_id FROM chat_group g
+// Head implements group.Store.
+func (s *Store) Head(ctx context.Context, id uint64) (v group.Versions, members []uint64, err error) {
+	err = s.near.exact(ctx, func(ctx context.Context, db *sqlstore.DB) error {
+		v, members, err = head(ctx, db, id)
+		return err
+	})
+	return v, members, err
+}
+
+// head is one statement, which sees one state of the database.
+func head(ctx context.Context, db *sqlstore.DB, id uint64) (group.Versions, []uint64, error) {
+	rows, err := db.Query(ctx, `SELECT g.version, g.inactive, c.log_offset, m.user_id FROM chat_group g
 LEFT JOIN chat_change c ON c.group_id = g.group_id AND c.version = g.version
 LEFT JOIN chat_member m ON m.group_id = g.group_id AND m.left_version = 0 WHERE g.group_id = ? LIMIT ?`, int64(id), group.SmallGroup+1)
 	if err != nil {
