@@ -16,14 +16,14 @@ type Media struct {
 
 // MediaOf returns the object of a send, false if it has none.
 func (s *Schedule) MediaOf(a *Action) (Media, bool) {
-	m := s.spec.Media
-	if m.Share == 0 || a.Kind != Send || a.MsgKind < 1 || int(a.MsgKind) >= len(scenario.MediaBytes()) {
+	m, sizes := s.spec.Media, scenario.MediaBytes()
+	if m.Share == 0 || a.Kind != Send || a.MsgKind < 1 || int(a.MsgKind) >= len(sizes) {
 		return Media{}, false
 	}
 	r := population.NewStream(s.spec.Seed, purposeMedia, uint64(a.Index), 0)
 	if r.Float64() >= m.Share {
 		return Media{}, false
 	}
-	size := scenario.MediaBytes()[a.MsgKind] * m.ByteScale * r.Exp()
+	size := sizes[a.MsgKind] * m.ByteScale * r.Exp()
 	return Media{Bytes: max(minMedia, int64(min(size, scenario.MaxMediaBytes))), Interrupt: r.Float64() < m.InterruptShare}, true
 }
