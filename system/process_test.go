@@ -88,7 +88,7 @@ func TestProcessStopsCallersFirst(t *testing.T) {
 		if err := p.Wait(); err != nil {
 			t.Errorf("after the end of the context: %v", err)
 		}
-		if got := strings.Join(ended.names, " "); got != "gateway fanout message group inbox push" {
+		if got := strings.Join(ended.names, " "); got != "gateway fanout message media group inbox push" {
 			t.Errorf("ended in the order %s", got)
 		}
 	})
