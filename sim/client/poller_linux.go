@@ -7,9 +7,11 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"strconv"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -74,6 +76,10 @@ func (ps *pollers) end() {
 type poller struct {
 	all         *pollers
 	epoll, wake int // file descriptors
+	// The epoll descriptor is in the runtime's own poller: the goroutine waits as
+	// one, not in a system call, where it would keep its processor from the
+	// schedule for up to 10 ms, until the runtime takes that away.
+	file *os.File
 
 	mu      sync.Mutex
 	sockets []*polled // by file descriptor
@@ -91,17 +97,26 @@ func newPoller(all *pollers) (*poller, error) {
 	if err != nil {
 		return nil, fmt.Errorf("client: epoll: %w", err)
 	}
-	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
+	if err := unix.SetNonblock(epoll, true); err != nil { // os.NewFile takes it for one that can be waited for
 		_ = unix.Close(epoll)
-		return nil, fmt.Errorf("client: eventfd: %w", err)
-	}
-	p := &poller{all: all, epoll: epoll, wake: wake, buf: make([]byte, pollerRead)}
-	if err := unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, wake, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(wake)}); err != nil {
-		_, _ = unix.Close(epoll), unix.Close(wake)
 		return nil, fmt.Errorf("client: epoll: %w", err)
 	}
-	go p.run()
+	file := os.NewFile(uintptr(epoll), "epoll")
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		_ = file.Close()
+		return nil, fmt.Errorf("client: eventfd: %w", err)
+	}
+	p := &poller{all: all, epoll: epoll, wake: wake, file: file, buf: make([]byte, pollerRead)}
+	wait, err := file.SyscallConn()
+	if err == nil {
+		err = unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, wake, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(wake)})
+	}
+	if err != nil {
+		_, _ = file.Close(), unix.Close(wake)
+		return nil, fmt.Errorf("client: epoll: %w", err)
+	}
+	go p.run(wait)
 	return p, nil
 }
 
@@ -116,28 +131,41 @@ func (p *poller) poke(s *polled) {
 	p.rouse()
 }
 
-func (p *poller) run() {
-	defer func() { _, _ = unix.Close(p.epoll), unix.Close(p.wake) }()
+func (p *poller) run(wait syscall.RawConn) {
+	defer func() { _, _ = p.file.Close(), unix.Close(p.wake) }()
 	events := make([]unix.EpollEvent, pollerBatch)
-	for {
-		n, err := unix.EpollWait(p.epoll, events, -1)
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			panic("client: epoll_wait: " + err.Error()) // a descriptor of our own is wrong
-		}
-		for i := range max(n, 0) {
-			if int(events[i].Fd) == p.wake {
-				if p.awake() {
-					return
+	// turn handles what is ready; it returns false to wait for more.
+	turn := func(uintptr) (end bool) {
+		for {
+			n, err := unix.EpollWait(p.epoll, events, 0)
+			if err != nil && !errors.Is(err, unix.EINTR) {
+				panic("client: epoll_wait: " + err.Error()) // a descriptor of our own is wrong
+			}
+			for _, ev := range events[:max(n, 0)] {
+				if int(ev.Fd) != p.wake {
+					p.ready(ev)
+				} else if p.awake() {
+					return true
 				}
-				continue
 			}
-			p.mu.Lock()
-			s := p.sockets[events[i].Fd]
-			p.mu.Unlock()
-			if s != nil { // nil: closed earlier in this batch
-				p.serve(s, events[i].Events)
+			// What becomes ready from here on is another edge.
+			if err == nil && n < len(events) {
+				return false
 			}
 		}
+	}
+	if err := wait.Read(turn); err != nil {
+		panic("client: wait for epoll: " + err.Error()) // nobody else closes the file
+	}
+}
+
+// ready serves the socket of an event.
+func (p *poller) ready(ev unix.EpollEvent) {
+	p.mu.Lock()
+	s := p.sockets[ev.Fd]
+	p.mu.Unlock()
+	if s != nil { // nil: closed earlier in this batch
+		p.serve(s, ev.Events)
 	}
 }
 
