@@ -64,7 +64,7 @@ func (st *Stores) open(ctx context.Context, cfg Config, loop int) error {
 		}
 	}
 	db, err := sqlstore.Open(ctx, sqlstore.Config{Driver: cfg.Driver, DSN: dsn, Name: "inbox", Readers: -1,
-		CacheBytes: 64 << 20, Metrics: cfg.Metrics})
+		CacheBytes: 8 << 20, Metrics: cfg.Metrics})
 	if err != nil {
 		return fmt.Errorf("inboxsql: %w", err)
 	}
