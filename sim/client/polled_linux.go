@@ -173,8 +173,11 @@ func (s *polled) send(b []byte) (int, error) {
 func (s *polled) Write(b []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.fd < 0 {
+	switch {
+	case s.fd < 0:
 		return 0, net.ErrClosed
+	case s.fault != nil: // the system says why once, and whoever asks next gets "broken pipe"
+		return 0, s.fault
 	}
 	all := len(b)
 	if s.held == 0 && s.out == nil {
@@ -213,7 +216,10 @@ func (s *polled) flush() {
 		}
 		return // the poller goes on when the socket takes more
 	}
-	// A failed write shows as a failed read.
+	// A failed write shows as a failed read, but for what the handshake would be told.
+	if s.hello != nil && s.fault == nil {
+		s.fault = err
+	}
 	s.since = time.Time{}
 	s.buffers.Put(s.out)
 	s.out = nil
