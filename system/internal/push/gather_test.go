@@ -29,7 +29,19 @@ func (r *recorder) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func (r *recorder) Close() error                     { r.closed = true; return nil }
+func (r *recorder) Close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed = true
+	return nil
+}
+
+func (r *recorder) seen() (writes []string, closed bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.writes), r.closed
+}
+
 func (r *recorder) SetWriteDeadline(time.Time) error { return nil }
 
 func TestGathered(t *testing.T) {
@@ -45,8 +57,8 @@ func TestGathered(t *testing.T) {
 		wrote := func(want ...string) {
 			t.Helper()
 			synctest.Wait()
-			if !slices.Equal(r.writes, want) {
-				t.Fatalf("writes %q, want %q", r.writes, want)
+			if got, _ := r.seen(); !slices.Equal(got, want) {
+				t.Fatalf("writes %q, want %q", got, want)
 			}
 		}
 		write("head")
@@ -61,8 +73,9 @@ func TestGathered(t *testing.T) {
 		write(large)
 		wrote("headbody", "more", large)
 		write("last")
-		if err := g.Close(); err != nil || !r.closed {
-			t.Fatalf("close: %v, closed %v", err, r.closed)
+		err := g.Close()
+		if _, closed := r.seen(); err != nil || !closed {
+			t.Fatalf("close: %v, closed %v", err, closed)
 		}
 		wrote("headbody", "more", large, "last")
 
@@ -71,8 +84,9 @@ func TestGathered(t *testing.T) {
 		write("lost")
 		<-time.After(gatherFor)
 		synctest.Wait()
-		if _, err := g.Write([]byte("x")); err != r.broken || !r.closed {
-			t.Fatalf("after a failure: %v, closed %v", err, r.closed)
+		_, err = g.Write([]byte("x"))
+		if _, closed := r.seen(); err != r.broken || !closed {
+			t.Fatalf("after a failure: %v, closed %v", err, closed)
 		}
 		g.timer.Stop()
 	})
