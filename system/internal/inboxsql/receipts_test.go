@@ -4,6 +4,9 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+
+	"throng/system/internal/inbox"
 	"throng/system/internal/rpc"
 	"throng/system/wire"
 )
@@ -12,7 +15,8 @@ import (
 // who is away, over a restart of the owner; the last member makes the receipt.
 func TestGroupReceiptsAcrossRestart(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "inbox")
-	o := startOwner(t, path)
+	reg := prometheus.NewRegistry()
+	o := start(t, setup{path: path, cfg: inbox.Config{Metrics: reg}})
 	o.provision(&wire.ProvisionUser{User: 5}, &wire.ProvisionUser{User: 7}, &wire.ProvisionUser{User: 8})
 	g := o.gateway("g1")
 	g.send(&rpc.GatewayBatch{Opens: []*rpc.SessionOpen{{User: 7, Conn: 1}}})
@@ -26,6 +30,8 @@ func TestGroupReceiptsAcrossRestart(t *testing.T) {
 	o.eventually("7 has it", func() bool { b, _ := g.got(1); return len(b) == 1 })
 	g.send(&rpc.GatewayBatch{Acks: []*rpc.SessionAck{{Conn: 1, User: 7, Upto: 1}}})
 	want(t, "stored", a.result().Stored, uint32(1))
+	// The receipt goes on its own, from the loop of 7 to that of 5.
+	o.eventually("the receipt is with its sender's shard", func() bool { return counted(t, reg, "throng_inbox_receipts_total") == 1 })
 	o.stop()
 
 	o = startOwner(t, path)
@@ -65,6 +71,22 @@ func TestGroupReceiptsAcrossRestart(t *testing.T) {
 	if l := ask(4, 2); len(l) != 2 || l[7] != 1 || l[8] != 1 {
 		t.Fatalf("at the end the list is %v, want both", l)
 	}
+}
+
+// counted returns the value of a counter without labels.
+func counted(t *testing.T, reg *prometheus.Registry, name string) float64 {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			return f.Metric[0].Counter.GetValue()
+		}
+	}
+	t.Fatalf("there is no metric %s", name)
+	return 0
 }
 
 // list returns who has received what, by the list with a request id; nil when
