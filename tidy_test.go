@@ -209,7 +209,7 @@ func importRules() []importRule {
 			},
 		},
 		{
-			why: "a role is given what it talks to: it imports no other role and no adapter, only wire, placement, rpc and obs " +
+			why: "a role is given what it talks to: it imports no other role and no adapter, only wire, placement, rpc, limit and obs " +
 				"(its tests may use an adapter)",
 			applies: func(s *source) bool { return role(s.dir) != "" },
 			allowed: func(s *source, imp string) bool {
@@ -217,7 +217,7 @@ func importRules() []importRule {
 				switch {
 				case imp == own || strings.HasPrefix(imp, own+"/"):
 					return true
-				case slices.Contains([]string{"system/wire", "system/placement", "system/internal/rpc", "system/internal/obs"}, imp):
+				case slices.Contains([]string{"system/wire", "system/placement", "system/internal/rpc", "system/internal/obs", "system/internal/limit"}, imp):
 					return true
 				}
 				return s.test && strings.HasPrefix(imp, "system/internal/") && role(imp) == ""

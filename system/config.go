@@ -279,6 +279,7 @@ func (c *Config) Check() error {
 	if _, err := wire.ParseKey(c.Key); err != nil {
 		bad("key", "%w", err)
 	}
+	c.Settings.check(bad)
 	if !slices.Contains([]string{"", "drop", "ack-early", "commit-early", "ex-member"}, c.Plant) {
 		bad("plant", "%q: %w", c.Plant, errPlant)
 	}
@@ -373,5 +374,8 @@ func (c Config) Clone() Config {
 	c.Kafka.Brokers = slices.Clone(c.Kafka.Brokers)
 	c.Kafka.Via = maps.Clone(c.Kafka.Via)
 	c.GroupSQL.Replicas = slices.Clone(c.GroupSQL.Replicas)
+	for _, list := range []*[]string{&c.Settings.AllowedOrigins, &c.Settings.ExemptAddresses, &c.Settings.TrustedProxies} {
+		*list = slices.Clone(*list)
+	}
 	return c
 }

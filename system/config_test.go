@@ -62,6 +62,10 @@ func TestConfigErrorsSayWhere(t *testing.T) {
 		{"short key", `"key": "`, `"key": "YQ==", "plant": "`, "signing key has 1 bytes"},
 		{"duration", `"settings": {`, `"settings": {"ack_timeout": "2 seconds"`, "write it like 2s"},
 		{"negative", `"settings": {`, `"settings": {"ack_timeout": "-2s"`, "is negative"},
+		{"negative number", `"settings": {`, `"settings": {"device_rows": -1`, "settings.device_rows: -1 is negative"},
+		{"less than none", `"settings": {`, `"settings": {"user_send_burst": -2`, "settings.user_send_burst: -2: -1 is no limit"},
+		{"proxy", `"settings": {`, `"settings": {"trusted_proxies": ["lb.example"]`, `settings: trusted_proxies: "lb.example" is neither`},
+		{"exempt", `"settings": {`, `"settings": {"exempt_addresses": ["none", "::1"]`, `"none" alone stands for nobody`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			data := strings.Replace(string(good), tc.old, tc.new, 1)

@@ -1,5 +1,15 @@
 package system
 
+import (
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+
+	"throng/system/internal/limit"
+)
+
 // Settings are the limits and time-outs of a deployment that an operator may
 // want to change. Zero means the default of the role that uses it, which is
 // given in brackets; limits that are not here are constants of the roles.
@@ -41,6 +51,40 @@ type Settings struct {
 	// FramesPerSecond and FrameBurst bound what one connection sends. [200, 1,000]
 	FramesPerSecond int `json:"frames_per_second,omitempty"`
 	FrameBurst      int `json:"frame_burst,omitempty"`
+	// AddressConnections bounds the WebSockets and sockets of one client address at
+	// each gateway, AddressConnectsPerSecond the new ones (after AddressConnectBurst
+	// at once), AddressFailuresPerSecond the tokens refused (after
+	// AddressFailureBurst); above, the answer is 429 with Retry-After. Of IPv6 a /64
+	// is one address. Providers have many people behind one address, so these are
+	// wide. -1: no such limit. [4,096; 200 after 4,096; 20 after 200]
+	AddressConnections       int `json:"address_connections,omitempty"`
+	AddressConnectsPerSecond int `json:"address_connects_per_second,omitempty"`
+	AddressConnectBurst      int `json:"address_connect_burst,omitempty"`
+	AddressFailuresPerSecond int `json:"address_failures_per_second,omitempty"`
+	AddressFailureBurst      int `json:"address_failure_burst,omitempty"`
+	// ExemptAddresses are addresses and networks (10.0.0.0/8) that the limits by
+	// address do not count, at gateways and media services: a load generator is as
+	// many people as it plays, at one address. "none" exempts nobody.
+	// [127.0.0.0/8, ::1]
+	ExemptAddresses []string `json:"exempt_addresses,omitempty"`
+	// TrustedProxies are the addresses and networks of the load balancers in front.
+	// Who comes from there has the address that X-Forwarded-For ends with, which
+	// nobody else is believed. [none]
+	TrustedProxies []string `json:"trusted_proxies,omitempty"`
+	// UserConnections bounds the WebSockets of one user at each gateway. A device
+	// that has lost its connection may have two for a moment. [16]
+	UserConnections int `json:"user_connections,omitempty"`
+	// UserSendsPerSecond (after UserSendBurst at once) and UserBytesPerSecond (after
+	// UserByteBurst) bound what one user sends at each gateway, on all devices. Above,
+	// a send is answered with CODE_RATE_LIMITED and retry_after_ms, and who goes on
+	// until twice UserByteBurst is closed. -1: no such limit. [50 after 500;
+	// 512 KiB/s after 8 MiB]
+	UserSendsPerSecond int `json:"user_sends_per_second,omitempty"`
+	UserSendBurst      int `json:"user_send_burst,omitempty"`
+	UserBytesPerSecond int `json:"user_bytes_per_second,omitempty"`
+	UserByteBurst      int `json:"user_byte_burst,omitempty"`
+	// HandshakeTimeout is how long a client may take for its upgrade request. [5 s]
+	HandshakeTimeout Duration `json:"handshake_timeout,omitempty"`
 	// IdleTimeout closes a connection that has sent nothing for so long. IOS and
 	// Android are for clients that say that they are. [75 s, 180 s, 900 s]
 	IdleTimeout        Duration `json:"idle_timeout,omitempty"`
@@ -96,4 +140,46 @@ type Settings struct {
 	// MediaTimeout closes a media connection whose client is silent in the middle of
 	// a request. [10 s]
 	MediaTimeout Duration `json:"media_timeout,omitempty"`
+}
+
+// exemptNobody is the value of Settings.ExemptAddresses for none at all.
+const exemptNobody = "none"
+
+// sources returns whose address the limits by address count.
+func (s *Settings) sources() (of limit.Sources, err error) {
+	if of.Proxies, err = limit.ParsePrefixes(s.TrustedProxies); err != nil {
+		return of, fmt.Errorf("trusted_proxies: %w", err)
+	}
+	exempt := s.ExemptAddresses
+	switch {
+	case len(exempt) == 0:
+		of.Exempt = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+	case !slices.Equal(exempt, []string{exemptNobody}):
+		if of.Exempt, err = limit.ParsePrefixes(exempt); err != nil {
+			return of, fmt.Errorf("exempt_addresses: %w; only %q alone stands for nobody", err, exemptNobody)
+		}
+	}
+	return of, nil
+}
+
+// unlimited are the settings that may be -1, and stamp_every, of which that is off.
+func unlimited(name string) bool {
+	return name == "stamp_every" || strings.HasPrefix(name, "address_") || strings.HasPrefix(name, "user_")
+}
+
+// check finds numbers below what they can be, and addresses that are none.
+func (s *Settings) check(bad func(field, format string, args ...any)) {
+	for f, v := range reflect.ValueOf(s).Elem().Fields() {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		switch {
+		case !v.CanInt() || v.Int() >= 0:
+		case !unlimited(name):
+			bad("settings."+name, "%d is negative", v.Int())
+		case v.Int() < -1:
+			bad("settings."+name, "%d: -1 is no limit, and nothing below", v.Int())
+		}
+	}
+	if _, err := s.sources(); err != nil {
+		bad("settings", "%w", err)
+	}
 }

@@ -134,10 +134,19 @@ func (m *maker) gateway() (runner, error) {
 		return nil, err
 	}
 	m.closes(func() error { sessions.Close(); return nil })
+	sources, err := set.sources()
+	if err != nil {
+		return nil, err
+	}
 	return gateway.New(gateway.Config{
 		ID: id, Key: m.key, Messages: m.messageAddrs(), Inboxes: m.inboxAddrs(), Groups: m.groupAddrs(),
 		TLS: cfg, Sessions: sessions, AllowedOrigins: set.AllowedOrigins, StampEvery: set.StampEvery,
+		Sources: sources,
 		Limits: gateway.Limits{
+			AddressConnections: set.AddressConnections, AddressConnectRate: set.AddressConnectsPerSecond, AddressConnectBurst: set.AddressConnectBurst,
+			AddressFailureRate: set.AddressFailuresPerSecond, AddressFailureBurst: set.AddressFailureBurst,
+			UserConnections: set.UserConnections, UserSendRate: set.UserSendsPerSecond, UserSendBurst: set.UserSendBurst,
+			UserByteRate: set.UserBytesPerSecond, UserByteBurst: set.UserByteBurst, HandshakeTimeout: time.Duration(set.HandshakeTimeout),
 			MaxConnections: set.MaxConnections, FramesPerSecond: set.FramesPerSecond, FrameBurst: set.FrameBurst,
 			IdleTimeout: time.Duration(set.IdleTimeout), IdleIOS: time.Duration(set.IdleTimeoutIOS),
 			IdleAndroid: time.Duration(set.IdleTimeoutAndroid), DrainTimeout: time.Duration(set.DrainTimeout), DrainJitter: time.Duration(set.DrainJitter),

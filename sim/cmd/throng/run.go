@@ -248,7 +248,8 @@ func (r *runner) topology() target.Topology {
 }
 
 func (r *runner) settings() system.Settings {
-	return system.Settings{PushDelay: system.Duration(seconds(r.spec.PushDelayS)), PushEvery: system.Duration(seconds(r.spec.PushEveryS)), StampEvery: stampEvery(r.spec),
+	return system.Settings{ExemptAddresses: []string{"0.0.0.0/0", "::/0"}, // one address plays everybody
+		PushDelay: system.Duration(seconds(r.spec.PushDelayS)), PushEvery: system.Duration(seconds(r.spec.PushEveryS)), StampEvery: stampEvery(r.spec),
 		MediaFetchedGrace: system.Duration(seconds(r.spec.Media.FetchedGraceS)), MediaSweepEvery: system.Duration(5 * time.Second)}
 }
 

@@ -157,8 +157,10 @@ func gatewayChild(spec childSpec, ln net.Listener) error {
 		}
 	}
 	gw, err := New(Config{ID: "bench", TLS: cfg, Key: testKey(), Inboxes: []string{spec.Inbox}, Messages: []string{message.Addr().String()},
-		Log:    slog.New(slog.DiscardHandler),
-		Limits: Limits{FramesPerSecond: 100_000, FrameBurst: 100_000, DrainTimeout: 100 * time.Millisecond}})
+		Log: slog.New(slog.DiscardHandler),
+		// The limits are kept, and nobody is over one.
+		Limits: Limits{FramesPerSecond: 100_000, FrameBurst: 100_000, DrainTimeout: 100 * time.Millisecond,
+			AddressConnections: 1 << 20, AddressConnectRate: 1 << 20, AddressConnectBurst: 1 << 20, UserByteRate: 1 << 30, UserByteBurst: 1 << 30}})
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"throng/system/internal/limit"
 	"throng/system/wire"
 )
 
@@ -32,13 +33,16 @@ type conn struct {
 	expires int64         // of the token, Unix seconds
 	idle    time.Duration // it may be silent for so long; set by sync
 	opened  time.Duration // accepted, since Gateway.start
+	from    *address      // whose limits count it, given back at the end; nil: nobody's, or the listener does
+	who     *user         // set by admit; nil in tests of the reader alone
 
 	// The reader's own.
 	in      []byte        // the start of a frame whose rest has not come
 	msg     []byte        // the fragments of a message so far
 	msgOp   byte          // opcode of that message, 0: none begun
 	ended   bool          // both sides have said Close
-	tat     time.Duration // rate limit: when the bucket will be full again
+	frames  limit.Bucket  // rate limit
+	over    time.Duration // how long the user has to wait for having sent too many bytes
 	view    topic
 	partial atomic.Int64 // since when in or msg is not empty, 0: they are
 
@@ -143,6 +147,7 @@ func (c *conn) finish() {
 	c.g.views.set(c, topic{})
 	c.g.table.remove(c)
 	c.sock.close()
+	c.g.guard.tear(ticket{c.from, c.who}, true)
 	c.g.m.connections.Dec()
 	c.g.m.closed(reason)
 	c.g.conns.Done()

@@ -130,10 +130,17 @@ func (e *evented) accept(fd uintptr) (done bool) {
 
 // take begins with an accepted socket.
 func (e *evented) take(fd int, peer unix.Sockaddr) {
+	at := addrOf(peer)
+	from, no := e.g.guard.peer(at.Addr(), e.g.sinceStart())
+	if no.why != "" {
+		e.turnAway(fd, no)
+		return
+	}
 	p := e.loops[e.next]
 	e.next = (e.next + 1) % len(e.loops)
 	c := e.g.newConn()
-	s := &descriptor{p: p, c: c, fd: fd, greeting: &greeting{peer: peer}}
+	c.from = from
+	s := &descriptor{p: p, c: c, fd: fd, greeting: &greeting{peer: at}}
 	c.sock = s
 	if e.g.handshakes.Add(1) > int64(e.g.limits.MaxHandshakes) {
 		e.g.m.refused.WithLabelValues("handshakes").Inc()
@@ -153,6 +160,16 @@ func (e *evented) take(fd int, peer unix.Sockaddr) {
 		e.g.log.Warn("epoll", "err", err)
 		s.end()
 	}
+}
+
+// turnAway answers somebody who is over a limit, and does not wait for them.
+func (e *evented) turnAway(fd int, no refusal) {
+	e.g.m.refused.WithLabelValues(no.why).Inc()
+	// What is not read would have the kernel reset the connection, answer and all. An
+	// error means that they have gone, or send more than a request.
+	_, _ = rawIO(unix.SYS_READ, fd, e.greet.buf)
+	_, _ = rawIO(unix.SYS_WRITE, fd, turnedAway(no))
+	_ = unix.Close(fd)
 }
 
 // sweep ends the handshakes that are as old as they may be.
@@ -354,6 +371,7 @@ func (s *descriptor) end() {
 		return
 	}
 	s.p.e.g.handshakes.Add(-1)
+	s.p.e.g.guard.disconnect(s.c.from, false)
 	s.c.mu.Lock()
 	s.c.closed = true
 	s.c.mu.Unlock()

@@ -50,6 +50,7 @@ type streams struct {
 
 // newStreams returns the front for ln, with TLS if cfg is not nil.
 func (g *Gateway) newStreams(ln net.Listener, cfg *tls.Config) *streams {
+	ln = counted{ln, g}
 	if cfg != nil {
 		cfg = cfg.Clone()
 		cfg.NextProtos = []string{"http/1.1"} // there are no WebSockets over HTTP/2 here
@@ -95,6 +96,9 @@ func (g *Gateway) countHandshakes(nc net.Conn, s http.ConnState) {
 		}
 	case http.StateHijacked, http.StateClosed:
 		g.handshakes.Add(-1)
+		if c, ok := bareOf(nc).(*countedConn); ok {
+			c.hello()
+		}
 	}
 }
 
@@ -108,24 +112,35 @@ type stream struct {
 // streamReadBytes is the size of the read buffer that a stream keeps.
 const streamReadBytes = 1024
 
-// adoptStream makes a connection of an upgraded one of net/http.
-func (g *Gateway) adoptStream(nc net.Conn, format wire.Format, claims wire.Claims) {
-	c := g.newConn()
-	s := &stream{c: c, nc: nc, bare: nc}
-	c.sock = s
+// bareOf returns nc, or what is under its TLS.
+func bareOf(nc net.Conn) net.Conn {
 	if t, ok := nc.(*tls.Conn); ok {
-		s.bare = t.NetConn()
+		return t.NetConn()
 	}
-	if tc, ok := s.bare.(*net.TCPConn); ok {
+	return nc
+}
+
+// adoptStream makes a connection of an upgraded one of net/http, and reports
+// whether it was admitted.
+func (g *Gateway) adoptStream(nc net.Conn, format wire.Format, claims wire.Claims, t ticket) bool {
+	c := g.newConn()
+	s := &stream{c: c, nc: nc, bare: bareOf(nc)}
+	c.sock = s
+	under := s.bare
+	if cc, ok := under.(*countedConn); ok {
+		under = cc.Conn
+	}
+	if tc, ok := under.(*net.TCPConn); ok {
 		if err := tc.SetWriteBuffer(g.limits.SendBufferBytes); err != nil {
 			g.log.Debug("send buffer of a socket", "err", err)
 		}
 	}
-	if !g.admit(c, format, claims) {
+	if !g.admit(c, format, claims, t) {
 		nc.Close()
-		return
+		return false
 	}
 	go c.readStream(nc)
+	return true
 }
 
 // readStream reads the connection to its end.

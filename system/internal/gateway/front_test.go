@@ -145,7 +145,9 @@ func TestHalfOpen(t *testing.T) {
 
 // One connection that sends without a pause does not keep the others waiting.
 func TestFlood(t *testing.T) {
-	r := newRig(t, func(cfg *Config) { cfg.Limits.FramesPerSecond, cfg.Limits.FrameBurst = 1<<20, 1<<20 })
+	r := newRig(t, func(cfg *Config) {
+		cfg.Limits.FramesPerSecond, cfg.Limits.FrameBurst, cfg.Limits.UserByteRate = 1<<20, 1<<20, -1
+	})
 	flood, _ := r.login(1, 0, wire.Proto)
 	ping := bytes.Repeat(wire.AppendClientMessage(nil, wire.OpPong, make([]byte, 100), [4]byte{1, 2, 3, 4}), 1000)
 	stop := make(chan struct{})

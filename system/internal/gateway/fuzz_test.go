@@ -31,7 +31,7 @@ func FuzzRead(f *testing.F) {
 		out := &page{}
 		c := g.newConn()
 		c.sock = out
-		if !g.admit(c, format, wire.Claims{User: 1}) {
+		if !g.admit(c, format, wire.Claims{User: 1}, ticket{user: g.guard.login(1)}) {
 			t.Fatal("not admitted")
 		}
 		for _, b := range [][]byte{first, second} {

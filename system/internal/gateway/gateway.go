@@ -4,7 +4,7 @@
 // who is live and in which order is for the inbox shards (package inbox).
 //
 // It owns the sockets, the table of connections, the write path and the limits
-// of one connection. It may import wire, placement, rpc and obs, and no other
+// of one connection. It may import wire, placement, rpc, limit and obs, and no other
 // role or adapter: the session registry is given to it.
 //
 // On Linux a few loops over epoll read all connections, without a goroutine or a
@@ -29,6 +29,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 
+	"throng/system/internal/limit"
 	"throng/system/internal/obs"
 	"throng/system/internal/rpc"
 	"throng/system/placement"
@@ -94,9 +95,12 @@ type Config struct {
 	// StampEvery: one in so many sends is stamped at each stage of its way
 	// (wire.Stamps); below 0 none is. [16]
 	StampEvery int
-	Limits     Limits
-	Log        *slog.Logger
-	Metrics    prometheus.Registerer
+	// Sources says whose address counts for the limits by address; the zero value,
+	// every peer's own.
+	Sources limit.Sources
+	Limits  Limits
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
 }
 
 // Gateway is one gateway instance.
@@ -107,6 +111,7 @@ type Gateway struct {
 	m           *metrics
 	incarnation uint64
 	start       time.Time
+	guard       *guard
 	origins     map[string]bool
 
 	table    table
@@ -161,6 +166,7 @@ func New(cfg Config) (*Gateway, error) {
 	if g.m, err = newMetrics(cfg.Metrics, g.limits); err != nil {
 		return nil, fmt.Errorf("gateway: metrics: %w", err)
 	}
+	g.guard = newGuard(cfg.Sources, &g.limits, g.m)
 	g.scratch.New = func() any { return &scratch{b: make([]byte, 0, scratchBytes)} }
 	g.pends.New = func() any { return new([pendRoom][]byte) }
 	g.views.init(g)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,7 +16,7 @@ import (
 
 // greeting is what a connection of evented has until it is upgraded.
 type greeting struct {
-	peer     unix.Sockaddr
+	peer     netip.AddrPort
 	in       []byte // the start of a request whose rest has not come
 	answered bool   // refused: the answer is out, and the client is to close
 	failed   bool   // is to be closed
@@ -83,7 +84,7 @@ func (g *greeter) answer(s *descriptor, b []byte) {
 		g.refuse(s, http.StatusBadRequest)
 		return
 	}
-	r.RemoteAddr = addrText(s.greeting.peer)
+	r.RemoteAddr = s.greeting.peer.String()
 	w := &response{g: g, s: s, header: http.Header{}}
 	g.e.g.ServeHTTP(w, r)
 	if !w.hijacked {
@@ -141,14 +142,17 @@ func (w *response) send(r *http.Request) {
 // which the gateway finds its own connection again.
 type handover struct{ s *descriptor }
 
-func (h *handover) adopt(format wire.Format, claims wire.Claims) {
+func (h *handover) adopt(format wire.Format, claims wire.Claims, t ticket) bool {
 	s := h.s
-	if !s.p.e.g.admit(s.c, format, claims) {
+	g, own := s.p.e.g, s.c.from
+	if !g.admit(s.c, format, claims, t) {
 		s.greeting.failed = true
-		return
+		return false
 	}
 	s.greeting = nil
-	s.p.e.g.handshakes.Add(-1)
+	g.handshakes.Add(-1)
+	g.guard.greeted(own)
+	return true
 }
 
 func (h *handover) Write(b []byte) (int, error) {
@@ -171,13 +175,13 @@ func (h *handover) SetDeadline(time.Time) error      { return nil }
 func (h *handover) SetReadDeadline(time.Time) error  { return nil }
 func (h *handover) SetWriteDeadline(time.Time) error { return nil }
 
-// addrText is a peer's address as host:port.
-func addrText(sa unix.Sockaddr) string {
+// addrOf is a peer's address and port; not valid where it has none.
+func addrOf(sa unix.Sockaddr) netip.AddrPort {
 	switch a := sa.(type) {
 	case *unix.SockaddrInet4:
-		return (&net.TCPAddr{IP: a.Addr[:], Port: a.Port}).String()
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
 	case *unix.SockaddrInet6:
-		return (&net.TCPAddr{IP: a.Addr[:], Port: a.Port}).String()
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port))
 	}
-	return ""
+	return netip.AddrPort{}
 }

@@ -59,6 +59,7 @@ func (l *groupLink) ask(c *conn, req *wire.GroupRequest) {
 	}
 	if c.groupCalls.Add(1) > int32(l.g.limits.GroupCallsOfConn) {
 		c.groupCalls.Add(-1)
+		c.g.m.limited.groups.Inc()
 		refuse(wire.Code_CODE_RATE_LIMITED, "too many group requests without an answer")
 		return
 	}

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"math"
 	"time"
 
 	"throng/system/wire"
@@ -41,6 +42,32 @@ type Limits struct {
 	// token bucket; above, it is closed. [200, 1,000]
 	FramesPerSecond int
 	FrameBurst      int
+	// AddressConnections bounds the WebSockets and sockets of one address (of IPv6,
+	// of a /64), AddressHandshakes those that are not upgraded yet. Above, and above
+	// AddressConnectRate new ones a second, the newest is answered 429 (closed, with
+	// TLS). AddressFailureRate bounds the tokens refused; above, the address's
+	// requests are answered 429, whatever token they bear. Many people may share an
+	// address. Below 0 there is no such limit. [4,096; an eighth of MaxHandshakes;
+	// 200/s, 4,096 at once; 20/s, 200 at once]
+	AddressConnections  int
+	AddressHandshakes   int
+	AddressConnectRate  int
+	AddressConnectBurst int
+	AddressFailureRate  int
+	AddressFailureBurst int
+	// UserConnections bounds the WebSockets of one user here; one more is answered
+	// 429. More than devices: of a device that has lost its connection the old one
+	// may still be there. [16]
+	UserConnections int
+	// UserSendRate and UserByteRate bound the sends a second of one user, and the
+	// bytes of all that they send; above, a send is answered with
+	// CODE_RATE_LIMITED and when to try again, and at twice UserByteBurst the
+	// connection is closed. Below 0 there is no such limit. [50/s, 500 at once;
+	// 512 KiB/s, 8 MiB at once]
+	UserSendRate  int
+	UserSendBurst int
+	UserByteRate  int
+	UserByteBurst int
 	// InFlight bounds the sends of one connection without an answer. [wire.MaxInFlight]
 	InFlight int
 	// SubmitQueue and SubmitQueueBytes bound what waits for one message
@@ -111,6 +138,12 @@ func (l Limits) withDefaults() Limits {
 			*p = d
 		}
 	}
+	// Of these below 0 means none.
+	set := func(p *int, d int) {
+		if *p == 0 {
+			*p = d
+		}
+	}
 	number(&l.MaxConnections, 250_000)
 	number(&l.MaxHandshakes, 4096)
 	duration(&l.HandshakeTimeout, 5*time.Second)
@@ -124,6 +157,7 @@ func (l Limits) withDefaults() Limits {
 	number(&l.ReadBufferBytes, 16<<10)
 	number(&l.FramesPerSecond, 200)
 	number(&l.FrameBurst, 1000)
+	l.people(set)
 	number(&l.InFlight, wire.MaxInFlight)
 	number(&l.SubmitQueue, 8192)
 	number(&l.SubmitQueueBytes, 32<<20)
@@ -133,4 +167,24 @@ func (l Limits) withDefaults() Limits {
 	duration(&l.DrainTimeout, 5*time.Second)
 	duration(&l.DrainJitter, 3*time.Second)
 	return l
+}
+
+// people has the limits by address and by user.
+func (l *Limits) people(set func(p *int, d int)) {
+	set(&l.AddressConnections, 4096)
+	set(&l.AddressHandshakes, max(l.MaxHandshakes/8, 1))
+	set(&l.AddressConnectRate, 200)
+	set(&l.AddressConnectBurst, 4096)
+	set(&l.AddressFailureRate, 20)
+	set(&l.AddressFailureBurst, 200)
+	set(&l.UserConnections, 16)
+	set(&l.UserSendRate, 50)
+	set(&l.UserSendBurst, 500)
+	set(&l.UserByteRate, 512<<10)
+	set(&l.UserByteBurst, 8<<20)
+	for _, p := range []*int{&l.AddressConnections, &l.AddressHandshakes, &l.UserConnections} {
+		if *p < 0 {
+			*p = math.MaxInt
+		}
+	}
 }

@@ -92,11 +92,16 @@ type metrics struct {
 	typing      outcomes
 	presence    outcomes
 
-	submitQueue, readQueue, closeQueue, queryQueue, groupCalls *obs.Queue
+	limited limited
+
+	submitQueue, readQueue, closeQueue, queryQueue, groupCalls, addresses, users *obs.Queue
 }
 
 // outcomes count what became of typing or presence events.
 type outcomes struct{ published, delivered, dropped, shed prometheus.Counter }
+
+// limited count what was refused, by the limit.
+type limited struct{ inFlight, sends, bytes, groups prometheus.Counter }
 
 func outcomesOf(vec *prometheus.CounterVec, what string) outcomes {
 	return outcomes{
@@ -144,11 +149,16 @@ func newMetrics(reg prometheus.Registerer, l Limits) (*metrics, error) {
 	m.queryQueue = queue("gateway_receipt_requests", maxQueries)
 	m.closeQueue = queue("gateway_closes", maxCloses)
 	m.groupCalls = queue("gateway_group_calls", l.GroupCalls)
+	m.addresses = queue("gateway_addresses", remembered)
+	m.users = queue("gateway_users", remembered)
+	over := vec("throng_ws_limited_total", "Requests of clients answered with CODE_RATE_LIMITED, by the limit that they were over.", "limit")
 	for _, err := range errs {
 		if err != nil {
 			return nil, err
 		}
 	}
+	m.limited = limited{inFlight: over.WithLabelValues("in_flight"), sends: over.WithLabelValues("user_sends"),
+		bytes: over.WithLabelValues("user_bytes"), groups: over.WithLabelValues("group_requests")}
 	m.typing, m.presence = outcomesOf(ephemeral, "typing"), outcomesOf(ephemeral, "presence")
 	for k := range kinds {
 		name := kindName(k)

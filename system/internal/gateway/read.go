@@ -5,6 +5,8 @@ import (
 	"errors"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"throng/system/wire"
 )
 
@@ -14,6 +16,13 @@ func (c *conn) received(b []byte) {
 	now := c.g.sinceStart()
 	c.lastRx.Store(int64(now))
 	c.g.m.rxBytes.Add(float64(len(b)))
+	if l := &c.g.limits; c.who != nil {
+		r := l.rate(l.UserByteRate, l.UserByteBurst)
+		c.over = c.who.V.bytes.Charge(r, int64(len(b)), now)
+		if r.PerSecond > 0 && c.over.Seconds()*r.PerSecond > float64(r.Burst) { // was told, and goes on
+			c.refuse(wire.CloseRate, "too many bytes")
+		}
+	}
 	c.consume(b, now)
 }
 
@@ -195,10 +204,24 @@ func (c *conn) dispatch(f *wire.Frame) bool {
 
 // send passes a Send to its message instance, or answers why not.
 func (c *conn) send(s *wire.Send) {
+	over := func(of prometheus.Counter, why string, retryAfterMS uint32) {
+		of.Inc()
+		c.replyError(&wire.Error{Code: wire.Code_CODE_RATE_LIMITED, ClientMsgId: s.GetClientMsgId(), Detail: why, RetryAfterMs: retryAfterMS})
+	}
+	if c.who != nil {
+		l := &c.g.limits
+		if c.over > 0 {
+			over(c.g.m.limited.bytes, "too many bytes", retryMS(c.over))
+			return
+		}
+		if wait := c.who.V.sends.Take(l.rate(l.UserSendRate, l.UserSendBurst), 1, c.g.sinceStart()); wait > 0 {
+			over(c.g.m.limited.sends, "too many sends", retryMS(wait))
+			return
+		}
+	}
 	if n := c.inFlight.Add(1); n > int32(c.g.limits.InFlight) {
 		c.inFlight.Add(-1)
-		c.replyError(&wire.Error{Code: wire.Code_CODE_RATE_LIMITED, ClientMsgId: s.GetClientMsgId(),
-			Detail: "too many sends without an answer", RetryAfterMs: retryAfterMS})
+		over(c.g.m.limited.inFlight, "too many sends without an answer", retryAfterMS)
 		return
 	}
 	if why := c.g.messageOf(c.user).submit(c, s); why != "" {
@@ -228,18 +251,10 @@ func (c *conn) answerClose(p []byte) {
 	c.mu.Unlock()
 }
 
-// allow counts one frame against the connection's rate. It is a token bucket
-// kept as one number: the time at which it will be full again.
+// allow counts one frame against the connection's rate.
 func (c *conn) allow(now time.Duration) bool {
-	every := time.Second / time.Duration(c.g.limits.FramesPerSecond)
-	if c.tat < now {
-		c.tat = now
-	}
-	if c.tat-now > every*time.Duration(c.g.limits.FrameBurst) {
-		return false
-	}
-	c.tat += every
-	return true
+	l := &c.g.limits
+	return c.frames.Take(l.rate(l.FramesPerSecond, l.FrameBurst), 1, now) == 0
 }
 
 func (c *conn) isClosing() bool {

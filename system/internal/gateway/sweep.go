@@ -23,6 +23,7 @@ func (g *Gateway) sweep(ctx context.Context) {
 		}
 		now := g.sinceStart()
 		g.front.sweep(now)
+		g.guard.measure(g.m)
 		wall := time.Now().Unix()
 		for _, c := range g.table.part(i, sweepParts) {
 			g.check(c, now, wall)

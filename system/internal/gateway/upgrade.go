@@ -2,8 +2,10 @@ package gateway
 
 import (
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/gorilla/websocket"
 
@@ -13,7 +15,7 @@ import (
 // adopter is a net.Conn whose owner has the connection and needs only to know
 // whose it is.
 type adopter interface {
-	adopt(format wire.Format, claims wire.Claims)
+	adopt(format wire.Format, claims wire.Claims, t ticket) (admitted bool)
 }
 
 // ServeHTTP answers the requests of clients, which are to upgrade to WebSocket.
@@ -43,11 +45,22 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(http.StatusBadRequest, "subprotocol", "offer "+wire.SubprotocolProto+" or "+wire.SubprotocolJSON)
 		return
 	}
+	at, now := g.guard.sources.Client(r.RemoteAddr, r.Header), g.sinceStart()
+	if wait := g.guard.suspect(at, now); wait > 0 {
+		g.tooMany(w, refusal{"address_failures", wait})
+		return
+	}
 	claims, err := g.cfg.Key.Verify(bearer(r))
 	if err != nil || claims.User == 0 {
+		g.guard.failed(at, now)
 		g.log.Debug("token refused", "remote", r.RemoteAddr, "err", err)
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		refuse(http.StatusUnauthorized, "token", "token refused")
+		return
+	}
+	t, no := g.ticket(r, at, now, claims.User)
+	if no.why != "" {
+		g.tooMany(w, no)
 		return
 	}
 	up := websocket.Upgrader{
@@ -59,27 +72,51 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	ws, err := up.Upgrade(w, r, nil)
 	if err != nil { // it has answered the request
+		g.guard.tear(t, false)
 		g.m.refused.WithLabelValues("handshake").Inc()
 		g.log.Debug("upgrade failed", "remote", r.RemoteAddr, "err", err)
 		return
 	}
 	format, _ := wire.FormatOf(ws.Subprotocol())
-	if a, ok := ws.NetConn().(adopter); ok {
-		a.adopt(format, claims)
-	} else {
-		g.adoptStream(ws.NetConn(), format, claims)
+	g.guard.greeted(t.via)
+	adopt := func(format wire.Format, claims wire.Claims, t ticket) bool {
+		return g.adoptStream(ws.NetConn(), format, claims, t)
 	}
+	if a, ok := ws.NetConn().(adopter); ok {
+		adopt = a.adopt
+	}
+	if !adopt(format, claims, t) {
+		g.guard.tear(t, true)
+	}
+}
+
+// ticket counts a connection of a user, and where a proxy has sent it, of the
+// address that it comes from.
+func (g *Gateway) ticket(r *http.Request, at netip.Addr, now time.Duration, id uint64) (t ticket, no refusal) {
+	if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil && g.guard.sources.Proxy(ap.Addr()) {
+		if t.via, no = g.guard.connect(at, now); no.why != "" {
+			return t, no
+		}
+	}
+	if t.user = g.guard.login(id); t.user == nil {
+		g.guard.disconnect(t.via, false)
+		return ticket{}, refusal{"user_connections", retryLater}
+	}
+	return t, refusal{}
 }
 
 // admit puts c into the table, unless the gateway has begun to drain: drain
 // sees everybody who is in the table, and nobody comes after it has looked.
-func (g *Gateway) admit(c *conn, format wire.Format, claims wire.Claims) bool {
+func (g *Gateway) admit(c *conn, format wire.Format, claims wire.Claims, t ticket) bool {
 	c.user, c.device, c.format, c.expires = claims.User, claims.Device, format, claims.Expires.Unix()
 	c.lastRx.Store(int64(g.sinceStart()))
 	g.gate.Lock()
 	defer g.gate.Unlock()
 	if g.draining.Load() {
 		return false
+	}
+	if c.who = t.user; t.via != nil {
+		c.from = t.via
 	}
 	g.conns.Add(1)
 	g.table.add(c)
