@@ -146,6 +146,12 @@ bench: ## Runs the benchmarks; BENCH= BENCHTIME= COUNT= BENCH_OUT=
 		|| echo "FAILED"; \
 	} 2>&1 | tee '$(BENCH_OUT)' | awk -f .ci/bench.awk
 
+# Builds nothing of others: it runs what the user has installed, and says how to.
+.PHONY: bench-peers
+bench-peers: ## Runs k6 and Centrifugo, if installed, beside throng on the same work, into reports/peers; FLAGS=
+	@$(GO) build -o bin/ ./sim/cmd/peers
+	bin/peers $(FLAGS)
+
 .PHONY: fuzz
 fuzz: ## Runs each fuzz target for FUZZTIME (1m)
 	@targets=$$(grep -rn --include='*_test.go' '^func Fuzz' sim system | sed 's|^\(.*\)/[^/]*:[0-9]*:func \(Fuzz[A-Za-z0-9_]*\).*|\1 \2|'); \

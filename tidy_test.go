@@ -67,7 +67,7 @@ var (
 		"gonum.org/v1/plot":             {"sim/report"},
 		"github.com/spf13/cobra":        {"sim/cmd", "sim/target/infra", "system"},
 		"github.com/goccy/go-yaml":      {"sim/scenario", "sim/target/external"},
-		"github.com/gorilla/websocket":  {"system/internal/gateway", "sim/client", "sim/load"}, // load: the type of a close error
+		"github.com/gorilla/websocket":  {"system/internal/gateway", "sim/client", "sim/load", "sim/cmd/peers"}, // load: the type of a close error; peers: clients of others' servers
 		"github.com/twmb/franz-go":      {"sim/target/infra"},
 		"github.com/alicebob/miniredis": {"sim/target/infra"},
 		"github.com/testcontainers":     {"sim/target/containers"},
