@@ -122,7 +122,7 @@ start, 70 throng itself failed.`,
 	root.SetOut(c.stdout)
 	root.SetErr(c.stderr)
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(c.runCommand(), c.agentCommand(), c.scenarioCommand(), c.reportCommand(), c.compareCommand(), c.versionCommand())
+	root.AddCommand(c.runCommand(), c.breakpointCommand(), c.agentCommand(), c.scenarioCommand(), c.reportCommand(), c.compareCommand(), c.versionCommand())
 	return root
 }
 
