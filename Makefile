@@ -172,8 +172,8 @@ proto-tools: ## Installs what `make proto` needs into bin/tools
 	GOBIN="$(CURDIR)/bin/tools" $(GO) install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
 	GOBIN="$(CURDIR)/bin/tools" $(GO) install github.com/planetscale/vtprotobuf/cmd/protoc-gen-go-vtproto@v0.6.1-0.20240319094008-0393e58bdf10
 
-# What the containers target needs. THRONG_IMAGE_KAFKA, _MYSQL and _REDIS name
-# other images; where they name all three there is nothing to build.
+# What the containers target needs. THRONG_IMAGE_KAFKA, _MYSQL, _REDIS and _S3 name
+# other images; where they name all four there is nothing to build.
 .PHONY: docker
 docker: ## Makes sure that a Docker daemon answers (root on Debian: installs and starts it)
 	@system/deploy/docker.sh
@@ -185,11 +185,11 @@ image: build ## Builds the image of both binaries for a cluster: IMAGE=registry/
 	tar -c bin/chatd bin/throng scenarios system/deploy/Dockerfile | docker build -q -f system/deploy/Dockerfile -t '$(IMAGE)' -
 
 .PHONY: images
-images: docker ## Builds the images of Kafka, MySQL and Redis, without an image registry
-	@$(if $(and $(THRONG_IMAGE_KAFKA),$(THRONG_IMAGE_MYSQL),$(THRONG_IMAGE_REDIS)),echo "images: the environment names all three",system/deploy/images/build.sh)
+images: docker ## Builds the images of Kafka, MySQL, Redis and an S3 server, without an image registry
+	@$(if $(and $(THRONG_IMAGE_KAFKA),$(THRONG_IMAGE_MYSQL),$(THRONG_IMAGE_REDIS),$(THRONG_IMAGE_S3)),echo "images: the environment names all four",system/deploy/images/build.sh)
 
 .PHONY: test-containers
-test-containers: images ## Tests of the containers target, and of the adapters on MySQL, Redis and Kafka
+test-containers: images ## Tests of the containers target, and of the adapters on MySQL, S3, Redis and Kafka
 	THRONG_DOCKER=1 $(GO) test -count=1 -timeout 20m ./sim/target/containers/
 
 .PHONY: clean-containers

@@ -35,8 +35,8 @@ type Limit struct {
 
 // Limits of containers by role. Other targets have none.
 type Limits struct {
-	Gateway, Message, Fanout, Group, Inbox, Push Limit
-	Kafka, MySQL, Redis, Provider, Generator     Limit
+	Gateway, Message, Fanout, Group, Inbox, Push, Media Limit
+	Kafka, MySQL, Redis, S3, Provider, Generator        Limit
 }
 
 // RoleLimit is the limit of the containers of one role.
@@ -65,9 +65,11 @@ func (l *Limits) each(f func(role string, limit *Limit, leastMiB int64)) {
 	f("group", &l.Group, small)
 	f("inbox", &l.Inbox, small)
 	f("push", &l.Push, small)
+	f("media", &l.Media, 64)
 	f("kafka", &l.Kafka, 640) // a heap of 384 MiB
 	f("mysql", &l.MySQL, 768) // a buffer pool of 512 MiB
 	f("redis", &l.Redis, small)
+	f("s3", &l.S3, 64)
 	f("provider", &l.Provider, small)
 	f("generator", &l.Generator, 128)
 }

@@ -177,7 +177,7 @@ func (f *Fault) fields() []field {
 
 // killable are the roles that a fault may name.
 func killable() []string {
-	return []string{"gateway", "message", "fanout", "group", "inbox", "push", "media", "kafka", "mysql", "redis", "provider"}
+	return []string{"gateway", "message", "fanout", "group", "inbox", "push", "media", "kafka", "mysql", "redis", "s3", "provider"}
 }
 
 // allowed says what may stand in the field.

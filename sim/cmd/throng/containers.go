@@ -54,10 +54,10 @@ func (f *runFlags) imageNames() (containers.Images, error) {
 	if len(f.images) > 0 && f.stack != "containers" && f.stack != "auto" {
 		return images, fmt.Errorf("--image is for --stack containers, not for --stack %s", f.stack)
 	}
-	names := map[string]*string{containers.RoleKafka: &images.Kafka, containers.RoleMySQL: &images.MySQL, containers.RoleRedis: &images.Redis}
+	names := map[string]*string{containers.RoleKafka: &images.Kafka, containers.RoleMySQL: &images.MySQL, containers.RoleRedis: &images.Redis, containers.RoleS3: &images.S3}
 	for role, name := range f.images {
 		if names[role] == nil || name == "" {
-			return images, fmt.Errorf("--image %s=%s: allowed are kafka=NAME, mysql=NAME and redis=NAME", role, name)
+			return images, fmt.Errorf("--image %s=%s: allowed are kafka=NAME, mysql=NAME, redis=NAME and s3=NAME", role, name)
 		}
 		*names[role] = name
 	}
@@ -80,7 +80,7 @@ func (r *runner) checkContainers(stack string) {
 		return
 	}
 	canKill := func(role string, instance int) bool {
-		return role != containers.RoleMySQL && (role != containers.RoleKafka || instance == 0)
+		return role != containers.RoleMySQL && role != containers.RoleS3 && (role != containers.RoleKafka || instance == 0)
 	}
 	if kills, _ := impossible(r.spec, canKill, func(string, int) bool { return true }); kills != "" {
 		r.missing = append(r.missing, history.Missing{Needs: "faults", Refused: true,

@@ -109,16 +109,16 @@ func TestImageNames(t *testing.T) {
 	t.Setenv(containers.EnvImageKafka, "kafka-of-env")
 	t.Setenv(containers.EnvImageRedis, "redis-of-env")
 	t.Setenv(containers.EnvImageMySQL, "")
-	f := &runFlags{stack: "containers", images: map[string]string{"redis": "valkey:8", "mysql": "mysql:8.4"}}
+	f := &runFlags{stack: "containers", images: map[string]string{"redis": "valkey:8", "mysql": "mysql:8.4", "s3": "s3:1"}}
 	got, err := f.imageNames()
-	if want := (containers.Images{Kafka: "kafka-of-env", MySQL: "mysql:8.4", Redis: "valkey:8"}); err != nil || got != want {
+	if want := (containers.Images{Kafka: "kafka-of-env", MySQL: "mysql:8.4", Redis: "valkey:8", S3: "s3:1"}); err != nil || got != want {
 		t.Errorf("%+v, %v, want %+v", got, err, want)
 	}
 	for _, c := range []struct {
 		args []string
 		want string
 	}{
-		{[]string{"--stack", "containers", "--image", "postgres=x"}, "allowed are kafka=NAME, mysql=NAME and redis=NAME"},
+		{[]string{"--stack", "containers", "--image", "postgres=x"}, "allowed are kafka=NAME, mysql=NAME, redis=NAME and s3=NAME"},
 		{[]string{"--stack", "containers", "--image", "kafka="}, "allowed are kafka=NAME"},
 		{[]string{"--stack", "embedded", "--image", "kafka=x"}, "--image is for --stack containers, not for --stack embedded"},
 		{[]string{"--stack", "containers", "--image", "kafka"}, "must be formatted as key=value"},

@@ -206,6 +206,9 @@ func (r *runner) prepare(stack, reason string) error {
 		}
 		r.target = t
 		maps.Copy(r.manifest.Versions, t.Versions())
+		if r.spec.Medias() > 0 && r.manifest.Versions[containers.VersionS3] == "" {
+			r.manifest.Notes = append(r.manifest.Notes, "Blobs of media are on a volume that the media instances share: there is no image of an S3-compatible server.")
+		}
 		return nil
 	}
 	exe, err := os.Executable()
@@ -232,9 +235,6 @@ func (r *runner) open(stack, reason string) (err error) {
 		r.manifest.Zones, r.manifest.Links = imposedZones(r.spec)
 	}
 	if note := r.spec.Media.Note(); note != "" {
-		if stack == "containers" {
-			note += " Blobs are on a volume that the media instances share, not on S3."
-		}
 		r.manifest.Notes = append(r.manifest.Notes, note)
 	}
 	r.writer, err = history.Create(r.dir, r.manifest)

@@ -72,6 +72,7 @@ const (
 	RoleKafka     = "kafka"
 	RoleMySQL     = "mysql"
 	RoleRedis     = "redis"
+	RoleS3        = "s3"
 	RoleProvider  = "provider"
 	RoleWAN       = "wan" // the proxies between zones
 	RoleGenerator = "generator"

@@ -1,6 +1,6 @@
 // Package containers is the target whose every process is a container: Apache
-// Kafka, MySQL with a replica, Redis, the push provider and each role, on a
-// network of their own. It owns what it starts and removes it, also after a
+// Kafka, MySQL with a replica, Redis, an S3-compatible server for media, the push
+// provider and each role, on a network of their own. It owns what it starts and removes it, also after a
 // crash of the harness (see reaper.go). It is the only package that knows
 // Docker. It may import system and sim/target; the embedded target knows
 // nothing of it.
@@ -109,10 +109,18 @@ func (d *Deployment) Capabilities() target.Capabilities {
 	return target.Capabilities{Kill: true, Metrics: true, CPU: true, Pushes: true}
 }
 
+// VersionS3 is the S3-compatible server among the versions; where it is missing,
+// media instances share a volume.
+const VersionS3 = "image.s3"
+
 // Versions returns the images that are used, by role, for the manifest.
 func (d *Deployment) Versions() map[string]string {
 	i := &d.images
-	return map[string]string{"image.kafka": i.version(i.kafka), "image.mysql": i.version(i.mysql), "image.redis": i.version(i.redis), "image.role": i.role}
+	out := map[string]string{"image.kafka": i.version(i.kafka), "image.mysql": i.version(i.mysql), "image.redis": i.version(i.redis), "image.role": i.role}
+	if d.usesS3() {
+		out[VersionS3] = i.version(i.s3)
+	}
+	return out
 }
 
 // Start starts the infrastructure, then all roles at once, and returns when
@@ -138,8 +146,12 @@ func (d *Deployment) Start(ctx context.Context, progress func(string)) (err erro
 		return err
 	}
 	began := time.Now()
-	progress(fmt.Sprintf("starting Kafka (%s), MySQL (primary and %s), Redis and the push provider",
-		count(d.cfg.Brokers, "broker"), count(d.cfg.Replicas, "replica")))
+	s3 := ""
+	if d.usesS3() {
+		s3 = "S3, "
+	}
+	progress(fmt.Sprintf("starting Kafka (%s), MySQL (primary and %s), %sRedis and the push provider",
+		count(d.cfg.Brokers, "broker"), count(d.cfg.Replicas, "replica"), s3))
 	ready := func(m *member) {
 		progress(fmt.Sprintf("%s is ready after %.1f s", m.name(), time.Since(began).Seconds()))
 	}

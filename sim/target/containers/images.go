@@ -19,9 +19,10 @@ import (
 
 // Images of the infrastructure. An empty name means: the public image of the
 // pinned version if the daemon has it, else the one that `make images` builds.
-// Nothing is ever pulled.
+// Nothing is ever pulled. Without an image of S3 that is named, blobs of media are
+// on a volume.
 type Images struct {
-	Kafka, MySQL, Redis string
+	Kafka, MySQL, Redis, S3 string
 }
 
 // The environment variables of ImagesFromEnv.
@@ -29,6 +30,7 @@ const (
 	EnvImageKafka = "THRONG_IMAGE_KAFKA"
 	EnvImageMySQL = "THRONG_IMAGE_MYSQL"
 	EnvImageRedis = "THRONG_IMAGE_REDIS"
+	EnvImageS3    = "THRONG_IMAGE_S3"
 )
 
 // Images by default: the public ones of pinned versions, and those that
@@ -37,16 +39,18 @@ const (
 	publicKafka, ownKafka = "apache/kafka:4.4.0", "throng/kafka:4.4.0"
 	publicMySQL, ownMySQL = "mysql:9.7", "throng/mysql:9"
 	publicRedis, ownRedis = "redis:7.4", "throng/redis:7"
+	publicS3, ownS3       = "versity/versitygw:v1.8.0", "throng/s3:1.8.0"
 )
 
 // ImagesFromEnv returns what the environment names; getenv is os.Getenv.
 func ImagesFromEnv(getenv func(string) string) Images {
-	return Images{Kafka: getenv(EnvImageKafka), MySQL: getenv(EnvImageMySQL), Redis: getenv(EnvImageRedis)}
+	return Images{Kafka: getenv(EnvImageKafka), MySQL: getenv(EnvImageMySQL), Redis: getenv(EnvImageRedis), S3: getenv(EnvImageS3)}
 }
 
 // resolved names images that the daemon has.
 type resolved struct {
 	kafka, mysql, redis, role string
+	s3                        string            // "": there is none
 	ids                       map[string]string // of the infrastructure's, by name
 }
 
@@ -69,6 +73,7 @@ func (i Images) resolve(ctx context.Context, api client.APIClient) (resolved, er
 		{&r.kafka, RoleKafka, i.Kafka, EnvImageKafka, []string{publicKafka, ownKafka}},
 		{&r.mysql, RoleMySQL, i.MySQL, EnvImageMySQL, []string{publicMySQL, ownMySQL}},
 		{&r.redis, RoleRedis, i.Redis, EnvImageRedis, []string{publicRedis, ownRedis}},
+		{&r.s3, RoleS3, i.S3, EnvImageS3, []string{publicS3, ownS3}},
 	} {
 		names := []string{want.chosen}
 		if want.chosen == "" {
@@ -84,7 +89,7 @@ func (i Images) resolve(ctx context.Context, api client.APIClient) (resolved, er
 				break
 			}
 		}
-		if *want.into == "" {
+		if *want.into == "" && (want.role != RoleS3 || want.chosen != "") {
 			errs = append(errs, fmt.Errorf("containers: the daemon has no image %s: pull it, or run make images, or name another with --image %s=NAME or in %s",
 				names[0], want.role, want.env))
 		}

@@ -5,9 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -31,7 +30,7 @@ const (
 	portWAN   = 20000 // and above, one for each proxy between zones
 
 	topologyPath  = "/throng-topology.json"
-	mediaFolder   = "/throng-media" // the volume that media instances share
+	mediaFolder   = "/throng-media" // the volume that media instances share without S3
 	wanPath       = "/throng-wan.json"
 	nobody        = "65534:65534"
 	scrapeTimeout = 3 * time.Second
@@ -49,6 +48,7 @@ func (d *Deployment) describe() error {
 		return err
 	}
 	d.describeRedis()
+	d.describeS3()
 	d.describeProvider()
 	infra := len(d.members)
 	if !d.cfg.NoRoles {
@@ -134,7 +134,7 @@ func (d *Deployment) describeSystem() {
 		s.Medias = append(s.Medias, system.MediaInstance{Listen: at(system.Media, i, portMain), Debug: at(system.Media, i, portDebug)})
 	}
 	if t.Medias > 0 {
-		s.MediaStore = system.MediaStore{SQL: system.SQL{Driver: "mysql", DSN: dsn("mysql-0:"+portMySQL, mediaSchema)}, Blobs: "file://" + mediaFolder}
+		s.MediaStore = system.MediaStore{SQL: system.SQL{Driver: "mysql", DSN: dsn("mysql-0:"+portMySQL, mediaSchema)}, Blobs: d.blobsURL()}
 	}
 	for i := range t.Gateways {
 		s.Gateways = append(s.Gateways, system.GatewayInstance{ID: fmt.Sprintf("gateway-%d", i),
@@ -190,6 +190,10 @@ func (d *Deployment) describeRole(role system.Role) error {
 			m.ports = append(m.ports, portAdmin)
 		case system.Media:
 			m.ports = append(m.ports, portMain)
+			if d.usesS3() {
+				maps.Copy(m.env, s3Keys())
+				break
+			}
 			folder, err := d.mediaVolume()
 			if err != nil {
 				return err
@@ -202,19 +206,6 @@ func (d *Deployment) describeRole(role system.Role) error {
 		d.members = append(d.members, m)
 	}
 	return nil
-}
-
-// mediaVolume makes the folder of this host that all media instances share as
-// their blob store.
-func (d *Deployment) mediaVolume() (string, error) {
-	folder := filepath.Join(d.work.path, "media")
-	if err := os.MkdirAll(folder, 0o755); err != nil {
-		return "", fmt.Errorf("containers: media volume: %w", err)
-	}
-	if err := os.Chmod(folder, 0o777); err != nil { // the roles are nobody there
-		return "", fmt.Errorf("containers: media volume: %w", err)
-	}
-	return folder, nil
 }
 
 func (d *Deployment) describeRedis() {

@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
 # Builds the images of the containers target for machines that reach no image
 # registry: a Debian base by debootstrap, on it Redis and the JRE from Debian
-# stable, MySQL from Debian unstable, and Apache Kafka from its Maven artifacts.
-# They are started like the public images (apache/kafka, mysql, redis), so that
-# the target takes either.
+# stable, MySQL from Debian unstable, Apache Kafka from its Maven artifacts, and
+# an S3-compatible server from its Go module. They are started like the public
+# images (apache/kafka, mysql, redis, versity/versitygw), so that the target takes
+# either.
 #
 #   build.sh           builds what is missing or out of date
 #   build.sh --force   builds everything again
 #
 # An image is out of date when the files that it is made from have changed: their
-# hash is its label throng.content. Needs root, a Docker daemon, Debian's apt and,
-# for Kafka, Maven; debootstrap and Maven are installed where they are missing.
-# Mirrors and repositories are those that apt and Maven of this machine use;
+# hash is its label throng.content. Needs root, a Docker daemon, Debian's apt, Go
+# and, for Kafka, Maven; debootstrap and Maven are installed where they are missing.
+# Mirrors and repositories are those that apt, Maven and Go of this machine use;
 # THRONG_DEBIAN_MIRROR names another mirror of Debian.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -20,6 +21,7 @@ suite=bookworm
 kafka=$(sed -n 's|.*<kafka.version>\(.*\)</kafka.version>.*|\1|p' kafka/pom.xml)
 redis=7
 mysql=9
+s3=1.8.0
 
 force=
 case "${1:-}" in
@@ -96,11 +98,19 @@ build_kafka() {
 	build_image kafka "$kafka" "$1" "$context"
 }
 
+# build_s3 HASH: the binary is built by this machine's Go.
+build_s3() {
+	local context=$work/s3-context
+	cp -r s3 "$context"
+	quietly s3-binary env CGO_ENABLED=0 GOFLAGS=-trimpath "GOBIN=$context" go install "github.com/versity/versitygw/cmd/versitygw@v$s3"
+	build_image s3 "$s3" "$1" "$context"
+}
+
 docker version >/dev/null 2>&1 || die "no Docker daemon answers: make docker"
 base_hash=$(base_content)
 hash_of() { echo "$base_hash-$(content "$1")"; }
 todo=()
-for image in "kafka:$kafka" "mysql:$mysql" "redis:$redis"; do
+for image in "kafka:$kafka" "mysql:$mysql" "redis:$redis" "s3:$s3"; do
 	if needs "throng/$image" "$(hash_of "${image%%:*}")"; then todo+=("$image"); fi
 done
 if [ ${#todo[@]} -eq 0 ]; then
@@ -124,6 +134,8 @@ for image in "${todo[@]}"; do
 	if [ "$name" = kafka ]; then
 		install_missing mvn maven
 		build_kafka "$(hash_of kafka)" &
+	elif [ "$name" = s3 ]; then
+		build_s3 "$(hash_of s3)" &
 	else
 		build_image "$name" "${image#*:}" "$(hash_of "$name")" "$name" &
 	fi
