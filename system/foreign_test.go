@@ -29,7 +29,7 @@ func TestForeignClient(t *testing.T) {
 		}
 		t.Skipf("needs Node.js and `make client`: %v", err)
 	}
-	d := startAll(t, counts{gateways: 2, messages: 2, fanouts: 1, groups: 1, inboxes: 2, pushes: 1})
+	d := startAll(t, counts{gateways: 2, messages: 2, fanouts: 1, groups: 1, inboxes: 2, pushes: 1}, withMedia(t, anyPort, 1))
 	const theGroup = 77
 	d.provision(3, 1, map[uint64][]uint64{theGroup: {1, 2, 3}})
 
@@ -40,9 +40,10 @@ func TestForeignClient(t *testing.T) {
 	setup := struct {
 		Proto    string            `json:"proto"`
 		Gateways []string          `json:"gateways"`
+		Media    string            `json:"media"`
 		Group    string            `json:"group"`
 		People   map[string]person `json:"people"`
-	}{Proto: filepath.Join("..", "..", "system", "wire", "chat.proto"), Group: strconv.Itoa(theGroup), People: map[string]person{}}
+	}{Proto: filepath.Join("..", "..", "system", "wire", "chat.proto"), Media: "http://" + d.cfg.Medias[0].Listen, Group: strconv.Itoa(theGroup), People: map[string]person{}}
 	for _, g := range d.gateways() {
 		setup.Gateways = append(setup.Gateways, "ws://"+g)
 	}

@@ -1,16 +1,22 @@
 // Does with the client of chat.js what people do, and checks what arrives.
 // Standard input says where, as JSON:
-//   {"proto": path of chat.proto, "gateways": ["ws://host:port"], "group": "id",
+//   {"proto": path of chat.proto, "gateways": ["ws://host:port"], "media": "http://host:port", "group": "id",
 //    "people": {"ann": {"user": "id", "token": "..."}, "ben": ..., "cleo": ...}}
 // The three are members of the group. Exit code 0: everything held.
 import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
 import { text } from 'node:stream/consumers';
 import { Client, loadFrames } from './chat.js';
+import { Media, seal, unseal } from './media.js';
 
 const setup = JSON.parse(await text(process.stdin));
 const frames = await loadFrames(setup.proto);
 const clients = {};
-for (const [name, { token }] of Object.entries(setup.people)) clients[name] = new Client({ frames, gateways: setup.gateways, token });
+const media = {};
+for (const [name, { token }] of Object.entries(setup.people)) {
+  clients[name] = new Client({ frames, gateways: setup.gateways, token });
+  media[name] = new Media({ base: setup.media, token });
+}
 const { ann, ben, cleo } = clients;
 const toBen = { user: setup.people.ben.user };
 const toGroup = { group: setup.group };
@@ -68,6 +74,20 @@ const checks = {
     ben.cut();
     await sent;
     await receivesAll(ben, 'cut', want);
+  },
+  async 'a picture is uploaded over an interruption, sent, and downloaded by who gets it'() {
+    const picture = randomBytes(400_000);
+    const { bytes, body } = seal(picture);
+    const id = await media.ann.upload('image', bytes, { cutAt: 3 });
+    const [wentOn] = media.ann.offsets;
+    assert.ok(wentOn >= 3 << 16 && wentOn < bytes.length, `the upload went on at ${wentOn}`);
+    await ann.send(toBen, body, { kind: 'KIND_IMAGE', media: id });
+    const its = (m) => id.equals(m.media);
+    await ben.until('the picture', () => ben.messages.some(its));
+    const message = ben.messages.find(its);
+    assert.equal(message.messageKind ?? message.kind, 'KIND_IMAGE');
+    await assert.rejects(media.cleo.download(message, 1000), / 403 /); // a grant is nothing in other hands
+    assert.deepEqual(unseal(await media.ben.download(message, 150_000), message.body), picture);
   },
   async 'what is not allowed is refused, and costs nothing else'() {
     await assert.rejects(ann.send({ group: '1' }, 'nobody is in this group'), /CODE_/);

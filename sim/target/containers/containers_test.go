@@ -36,8 +36,8 @@ func countRun(ctx context.Context, api client.APIClient, run string) (int, error
 func TestDeployment(t *testing.T) {
 	needDocker(t)
 	cfg := testConfig(t)
-	cfg.Topology.Gateways, cfg.Topology.Inboxes = 2, 2
-	cfg.Limits = map[string]Limits{string(system.Gateway): {CPUs: 0.9, MemBytes: 512 << 20, CPUSet: "0"}}
+	cfg.Topology.Gateways, cfg.Topology.Inboxes, cfg.Topology.Medias = 2, 2, 2
+	cfg.Limits = map[string]Limits{string(system.Gateway): {CPUs: 0.9, MemBytes: 512 << 20, CPUSet: "0"}, RoleS3: {MemBytes: 256 << 20}}
 	events := make(chan history.Event, 64)
 	cfg.OnEvent = func(e history.Event) { events <- e }
 	d := start(t, cfg)
@@ -52,6 +52,7 @@ func TestDeployment(t *testing.T) {
 	t.Run("is limited", func(t *testing.T) { limited(t, d) })
 	t.Run("generator on the network", func(t *testing.T) { generatorRuns(t, d) })
 	t.Run("every part killed", func(t *testing.T) { everyPartKilled(t, d, events) })
+	t.Run("media", func(t *testing.T) { mediaTravels(t, d, 2500) })
 	t.Run("redis flushed", func(t *testing.T) {
 		if keys, err := d.Flush(RoleRedis, 0); err != nil || keys == 0 {
 			t.Fatalf("%d keys, %v", keys, err)
@@ -121,16 +122,22 @@ func measured(t *testing.T, d *Deployment) {
 }
 
 func limited(t *testing.T, d *Deployment) {
-	m, err := d.find(string(system.Gateway), 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	info, err := d.api.ContainerInspect(t.Context(), m.id, client.ContainerInspectOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if h := info.Container.HostConfig; h.NanoCPUs != 9e8 || h.Memory != 512<<20 || h.CpusetCpus != "0" {
-		t.Errorf("limits %+v", h.Resources)
+	for _, c := range []struct {
+		role     string
+		instance int
+		want     Limits
+	}{{string(system.Gateway), 1, Limits{CPUs: 0.9, MemBytes: 512 << 20, CPUSet: "0"}}, {RoleS3, 0, Limits{MemBytes: 256 << 20}}} {
+		m, err := d.find(c.role, c.instance)
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := d.api.ContainerInspect(t.Context(), m.id, client.ContainerInspectOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h := info.Container.HostConfig; h.NanoCPUs != int64(c.want.CPUs*1e9) || h.Memory != c.want.MemBytes || h.CpusetCpus != c.want.CPUSet {
+			t.Errorf("limits of %s: %+v", c.role, h.Resources)
+		}
 	}
 }
 
@@ -158,7 +165,7 @@ func helperGenerator(attachment string) int {
 			return fmt.Errorf("own sample %+v", own)
 		}
 		counters, err := tgt.Scrape(ctx)
-		if err != nil || len(counters) != 8 {
+		if err != nil || len(counters) != 10 {
 			return fmt.Errorf("%d roles scraped: %w", len(counters), err)
 		}
 		if err := tgt.Kill("push", 0); err != nil {

@@ -38,7 +38,7 @@ func (d *Deployment) describeS3() {
 	}
 	m := &member{d: d, role: RoleS3, infra: true, image: d.images.s3, ports: []string{portS3},
 		entrypoint: []string{"sh", "-c", s3Start, "versitygw"},
-		cmd:        []string{"--port", ":" + portS3, "--access", account, "--secret", s3Secret, "--health", s3Health, "--quiet", "posix", s3Data}}
+		cmd:        []string{"--port", ":" + portS3, "--access", account, "--secret", s3Secret, "--health", s3Health, "--keep-alive", "--quiet", "posix", s3Data}}
 	m.probe = func(ctx context.Context) error {
 		return target.ProbeHTTP(ctx, d.http, "http://"+m.published[portS3]+s3Health)
 	}
