@@ -83,6 +83,9 @@ type Settings struct {
 	UserSendBurst      int `json:"user_send_burst,omitempty"`
 	UserBytesPerSecond int `json:"user_bytes_per_second,omitempty"`
 	UserByteBurst      int `json:"user_byte_burst,omitempty"`
+	// UserGroupsPerHour is how many groups one user may make at once, and in an hour on
+	// average. -1: no such limit. [100]
+	UserGroupsPerHour int `json:"user_groups_per_hour,omitempty"`
 	// HandshakeTimeout is how long a client may take for its upgrade request. [5 s]
 	HandshakeTimeout Duration `json:"handshake_timeout,omitempty"`
 	// IdleTimeout closes a connection that has sent nothing for so long. IOS and

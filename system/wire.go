@@ -229,7 +229,7 @@ func (m *maker) group() (runner, error) {
 	svc, err := group.New(group.Config{
 		Instance: m.i, Key: m.key, Store: store, Cache: cache, Topics: topics,
 		Producer: producer, Partitions: m.Kafka.Partitions, Inboxes: m.inboxAddrs(), Groups: m.groupAddrs(),
-		Log: m.log, Metrics: m.reg,
+		CreationsPerHour: m.Settings.UserGroupsPerHour, Log: m.log, Metrics: m.reg,
 	})
 	if err != nil {
 		return nil, err

@@ -1780,6 +1780,7 @@ type GroupResult struct {
 	Code          Code                   `protobuf:"varint,2,opt,name=code,proto3,enum=throng.v1.Code" json:"code,omitempty"` // 0: done
 	Detail        string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
 	Group         *GroupInfo             `protobuf:"bytes,4,opt,name=group,proto3" json:"group,omitempty"`
+	RetryAfterMs  uint32                 `protobuf:"varint,5,opt,name=retry_after_ms,json=retryAfterMs,proto3" json:"retry_after_ms,omitempty"` // with CODE_RATE_LIMITED
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1840,6 +1841,13 @@ func (x *GroupResult) GetGroup() *GroupInfo {
 		return x.Group
 	}
 	return nil
+}
+
+func (x *GroupResult) GetRetryAfterMs() uint32 {
+	if x != nil {
+		return x.RetryAfterMs
+	}
+	return 0
 }
 
 type GroupInfo struct {
@@ -2728,13 +2736,14 @@ const file_system_wire_chat_proto_rawDesc = "" +
 	"\x11ACTION_DEACTIVATE\x10\tB\a\n" +
 	"\x05_nameB\x0e\n" +
 	"\f_descriptionB\a\n" +
-	"\x05_icon\"\x95\x01\n" +
+	"\x05_icon\"\xbb\x01\n" +
 	"\vGroupResult\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\x04R\trequestId\x12#\n" +
 	"\x04code\x18\x02 \x01(\x0e2\x0f.throng.v1.CodeR\x04code\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x12*\n" +
-	"\x05group\x18\x04 \x01(\v2\x14.throng.v1.GroupInfoR\x05group\"\xe7\x01\n" +
+	"\x05group\x18\x04 \x01(\v2\x14.throng.v1.GroupInfoR\x05group\x12$\n" +
+	"\x0eretry_after_ms\x18\x05 \x01(\rR\fretryAfterMs\"\xe7\x01\n" +
 	"\tGroupInfo\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x06R\x05group\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x12\n" +

@@ -55,7 +55,7 @@ func (l *groupLink) run(ctx context.Context) {
 // ask queues a request, or answers why not. It does not block.
 func (l *groupLink) ask(c *conn, req *wire.GroupRequest) {
 	refuse := func(code wire.Code, why string) {
-		c.reply(kindGroupResult, groupResult(&wire.GroupResult{RequestId: req.GetRequestId(), Code: code, Detail: why}))
+		c.reply(kindGroupResult, groupResult(&wire.GroupResult{RequestId: req.GetRequestId(), Code: code, Detail: why, RetryAfterMs: retryAfterMS}))
 	}
 	if c.groupCalls.Add(1) > int32(l.g.limits.GroupCallsOfConn) {
 		c.groupCalls.Add(-1)
@@ -77,12 +77,14 @@ func (l *groupLink) ask(c *conn, req *wire.GroupRequest) {
 // call asks the instance that looks after the group.
 func (l *groupLink) call(ctx context.Context, c groupCall) {
 	id := c.req.GetGroup()
+	at := placement.GroupInstance(id, len(l.clients))
 	if c.req.GetAction() == wire.GroupRequest_ACTION_CREATE {
 		id = wire.GroupIDOf(c.conn.user, c.conn.device, c.req.GetRequestId())
+		at = placement.GroupInstance(c.conn.user, len(l.clients)) // which counts them, and hands it on
 	}
 	ctx, cancel := context.WithTimeout(ctx, groupCallTimeout)
 	defer cancel()
-	res, err := l.clients[placement.GroupInstance(id, len(l.clients))].Act(ctx,
+	res, err := l.clients[at].Act(ctx,
 		&rpc.GroupAct{User: c.conn.user, Device: c.conn.device, Request: c.req})
 	if err != nil {
 		l.g.log.Warn("group request", "group", id, "action", c.req.GetAction().String(), "err", err)

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 	"unicode/utf8"
 
+	"throng/system/internal/limit"
 	"throng/system/internal/rpc"
 	"throng/system/wire"
 )
@@ -25,7 +27,7 @@ func (s *Service) Act(ctx context.Context, act *rpc.GroupAct) (*wire.GroupResult
 	var no *refusal
 	switch {
 	case errors.As(err, &no):
-		res.Code, res.Detail = no.code, no.detail
+		res.Code, res.Detail, res.RetryAfterMs = no.code, no.detail, uint32(no.retry.Milliseconds())
 	case errors.Is(err, ErrNoGroup):
 		res.Code = wire.Code_CODE_NO_SUCH_GROUP
 	case errors.Is(err, errNoUser):
@@ -46,6 +48,9 @@ func (s *Service) act(ctx context.Context, act *rpc.GroupAct) (*wire.GroupInfo, 
 	id := req.Group
 	if req.Action == wire.GroupRequest_ACTION_CREATE {
 		id = wire.GroupIDOf(user, act.Device, req.RequestId)
+		if err := s.mayCreate(user); err != nil {
+			return nil, err
+		}
 	}
 	if owner := s.owner(id); owner != s.cfg.Instance {
 		res, err := s.peers[owner].Act(ctx, act)
@@ -84,6 +89,22 @@ func (s *Service) act(ctx context.Context, act *rpc.GroupAct) (*wire.GroupInfo, 
 		return nil, err
 	}
 	return infoOf(id, st, user), nil
+}
+
+// mayCreate counts a request of a user to make a group. One instance counts those of
+// a user, the one that gateways send them to; one that the request is handed on to
+// does not.
+func (s *Service) mayCreate(user uint64) error {
+	if s.owner(user) != s.cfg.Instance {
+		return nil
+	}
+	rate := limit.Rate{PerSecond: float64(s.cfg.CreationsPerHour) / 3600, Burst: int64(s.cfg.CreationsPerHour) - 1}
+	var wait time.Duration
+	s.creators.Do(user, func(b *limit.Bucket) { wait = b.Take(rate, 1, time.Since(s.start)) })
+	if wait > 0 {
+		return &refusal{code: wire.Code_CODE_RATE_LIMITED, detail: "too many groups made in an hour", retry: wait + time.Millisecond}
+	}
+	return nil
 }
 
 // infoOf tells a user about a group; who is no member learns its version only.

@@ -316,3 +316,33 @@ func TestActAtTheOtherInstance(t *testing.T) {
 		waitFor(t, fmt.Sprintf("instance %d to know", i), func() bool { return in.check(t, 9, 2) == wire.Code_CODE_GROUP_INACTIVE })
 	}
 }
+
+// TestCreations: a user makes so many groups in an hour, wherever they are looked
+// after, and learns when there can be another; others make theirs.
+func TestCreations(t *testing.T) {
+	r := newRig(t)
+	r.hourly = 3
+	lns := []net.Listener{listen(t), listen(t)}
+	ins := []*instance{r.start(0, lns), r.start(1, lns)}
+	for user := uint64(1); user <= 3; user++ {
+		at := ins[placement.GroupInstance(user, 2)]
+		made := 0
+		for id := uint64(1); id <= 12; id++ {
+			req := request(id, 0, found)
+			req.Name = text("g")
+			res := at.act(t, user, req)
+			switch {
+			case res.Code == 0:
+				made++
+			case res.Code != wire.Code_CODE_RATE_LIMITED || res.RetryAfterMs == 0 || res.RetryAfterMs > 1_200_000+1:
+				t.Fatalf("user %d, group %d: %v", user, id, res)
+			}
+		}
+		if made != r.hourly {
+			t.Errorf("user %d made %d groups, want %d", user, made, r.hourly)
+		}
+	}
+	if res := ins[0].act(t, 1, request(50, 12345, info)); res.Code != wire.Code_CODE_NO_SUCH_GROUP {
+		t.Errorf("other requests: %v", res)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"time"
 
 	"throng/system/wire"
 )
@@ -12,6 +13,7 @@ import (
 type refusal struct {
 	code   wire.Code
 	detail string
+	retry  time.Duration // when it may be carried out; 0: nobody knows
 }
 
 func (r *refusal) Error() string { return fmt.Sprintf("group: refused: %s: %s", r.code, r.detail) }

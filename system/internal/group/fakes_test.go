@@ -149,6 +149,7 @@ type rig struct {
 	log     *fakeLog
 	inboxes []*fakeInbox
 	addrs   []string // of the inboxes
+	hourly  int      // groups that a user may make
 }
 
 func key() wire.Key { return make(wire.Key, wire.MinKeyBytes) }
@@ -206,7 +207,7 @@ func (r *rig) start(index int, lns []net.Listener) *instance {
 	}
 	cfg := group.Config{
 		Instance: index, Key: key(), Store: store, Cache: cache, Producer: r.log, Partitions: partitions,
-		Inboxes: r.addrs, Metrics: reg,
+		Inboxes: r.addrs, CreationsPerHour: r.hourly, Metrics: reg,
 	}
 	for _, ln := range lns {
 		cfg.Groups = append(cfg.Groups, ln.Addr().String())

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/singleflight"
 	"google.golang.org/grpc"
 
+	"throng/system/internal/limit"
 	"throng/system/internal/obs"
 	"throng/system/internal/rpc"
 	"throng/system/placement"
@@ -42,6 +43,10 @@ const FirstVersion = 1
 // after a group may go on answering Check by a version that was replaced. The
 // one that does (placement.GroupInstance) knows of every change at once.
 const Staleness = time.Second
+
+// maxCreators bounds the users of whom is known how many groups they have made; the
+// one who has made none for the longest time is forgotten.
+const maxCreators = 65_536
 
 // Errors of a Store.
 var (
@@ -195,6 +200,9 @@ type Config struct {
 	// MaxCachedMembers bounds the members of current versions kept in memory
 	// (8 bytes each); default 8,388,608.
 	MaxCachedMembers int
+	// CreationsPerHour is how many groups one user may make at once, and in an hour on
+	// average; default 100, below 0 as many as they like.
+	CreationsPerHour int
 
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
@@ -214,6 +222,9 @@ func (c *Config) defaults() error {
 	if c.MaxCachedMembers <= 0 {
 		c.MaxCachedMembers = 8 << 20
 	}
+	if c.CreationsPerHour == 0 {
+		c.CreationsPerHour = 100
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -227,17 +238,19 @@ func (c *Config) defaults() error {
 type Service struct {
 	rpc.UnimplementedGroupServer
 
-	cfg     Config
-	heads   *headCache
-	shared  *aside
-	loads   singleflight.Group
-	relay   *relay
-	inboxes []rpc.InboxClient // by instance
-	peers   []rpc.GroupClient // by instance; nil if this is the only one
-	conns   []*grpc.ClientConn
-	m       metrics
-	stats   grpc.ServerOption
-	serving atomic.Bool
+	cfg      Config
+	start    time.Time
+	creators *limit.Table[uint64, limit.Bucket] // groups that users have made
+	heads    *headCache
+	shared   *aside
+	loads    singleflight.Group
+	relay    *relay
+	inboxes  []rpc.InboxClient // by instance
+	peers    []rpc.GroupClient // by instance; nil if this is the only one
+	conns    []*grpc.ClientConn
+	m        metrics
+	stats    grpc.ServerOption
+	serving  atomic.Bool
 }
 
 // New connects lazily to the other roles.
@@ -245,10 +258,11 @@ func New(cfg Config) (*Service, error) {
 	if err := cfg.defaults(); err != nil {
 		return nil, err
 	}
-	s := &Service{cfg: cfg}
+	s := &Service{cfg: cfg, start: time.Now()}
 	if err := s.m.register(cfg.Metrics, cfg.MaxCachedMembers); err != nil {
 		return nil, fmt.Errorf("group: %w", err)
 	}
+	s.creators = limit.NewTable[uint64, limit.Bucket](maxCreators, s.m.creators.Dropped.Inc)
 	s.heads = newHeadCache(cfg.MaxCachedMembers, s.m.cached)
 	s.shared = newAside(cfg.Cache, cfg.Log, &s.m)
 	s.relay = newRelay(cfg, s.owns)

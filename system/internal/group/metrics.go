@@ -16,7 +16,7 @@ const (
 type metrics struct {
 	cache, acts                  *prometheus.CounterVec
 	checks, changes, cacheErrors prometheus.Counter
-	cached, stale                *obs.Queue
+	cached, stale, creators      *obs.Queue
 }
 
 func (m *metrics) register(reg prometheus.Registerer, cached int) error {
@@ -42,6 +42,9 @@ func (m *metrics) register(reg prometheus.Registerer, cached int) error {
 		}
 	}
 	if m.cached, err = obs.NewQueue(reg, "group_cached_members", cached); err != nil {
+		return err
+	}
+	if m.creators, err = obs.NewQueue(reg, "group_creators", maxCreators); err != nil {
 		return err
 	}
 	m.stale, err = obs.NewQueue(reg, "group_stale_pointers", maxStale)
