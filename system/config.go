@@ -10,6 +10,7 @@ import (
 
 	"throng/system/internal/blob"
 	"throng/system/internal/kafka"
+	"throng/system/internal/obs"
 	"throng/system/internal/sqlstore"
 	"throng/system/wire"
 )
@@ -42,6 +43,7 @@ type Config struct {
 	Key string `json:"key"`
 
 	Log      Log      `json:"log"`
+	Tracing  Tracing  `json:"tracing,omitzero"`
 	Settings Settings `json:"settings"`
 
 	// Plant names a planted bug, for tests of the audit only: drop, ack-early,
@@ -170,6 +172,20 @@ type Log struct {
 	Level  string `json:"level"`  // debug, info (default), warn, error
 }
 
+// Tracing says where the traces of sampled messages go, one from Send to every
+// Deliver. Without an Endpoint, which is the default, nothing is traced.
+type Tracing struct {
+	// Endpoint takes OTLP over gRPC: http://host:4317, or https:// with TLS. Headers
+	// that it wants are in OTEL_EXPORTER_OTLP_HEADERS.
+	Endpoint string `json:"endpoint,omitempty"`
+	CAFile   string `json:"ca_file,omitempty"` // PEM; empty: the system knows who signs
+	// SampleRatio is the share of messages that are traced. [0.001]
+	SampleRatio float64 `json:"sample_ratio,omitempty"`
+	// Queue bounds the spans of a role instance that Endpoint has not taken; one more
+	// is dropped, and counted. [8,192]
+	Queue int `json:"queue,omitempty"`
+}
+
 // Duration is a time.Duration that is written like "2s" or "250ms".
 type Duration time.Duration
 
@@ -275,6 +291,9 @@ func (c *Config) Check() error {
 	}
 	if c.Provider.URL == "" {
 		bad("provider.url", "missing")
+	}
+	if err := (*obs.TraceConfig)(&c.Tracing).Check(); err != nil {
+		bad("tracing", "%w", err)
 	}
 	if _, err := wire.ParseKey(c.Key); err != nil {
 		bad("key", "%w", err)

@@ -27,6 +27,7 @@ import (
 	"throng/system/internal/media"
 	"throng/system/internal/mediasql"
 	"throng/system/internal/message"
+	"throng/system/internal/obs"
 	"throng/system/internal/push"
 	"throng/system/internal/session"
 	"throng/system/wire"
@@ -35,11 +36,13 @@ import (
 // maker builds one instance of a role.
 type maker struct {
 	*Config
-	key  wire.Key
-	i    int
-	log  *slog.Logger
-	reg  prometheus.Registerer
-	made built
+	key wire.Key
+	i   int
+	log *slog.Logger
+	reg prometheus.Registerer
+	// tracer is nil where nothing is traced.
+	tracer *obs.Tracer
+	made   built
 }
 
 // build makes instance i of a role with its adapters. After an error nothing
@@ -50,6 +53,10 @@ func (c *Config) build(r Role, i int, log *slog.Logger, reg prometheus.Registere
 		return built{}, err
 	}
 	m := &maker{Config: c, key: key, i: i, log: log, reg: reg}
+	if m.tracer, err = obs.NewTracer(obs.TraceConfig(c.Tracing), string(r), i, reg, log); err != nil {
+		return built{}, err
+	}
+	m.closes(m.tracer.Close)
 	switch r {
 	case Gateway:
 		m.made.runner, err = m.gateway()
@@ -141,7 +148,7 @@ func (m *maker) gateway() (runner, error) {
 	return gateway.New(gateway.Config{
 		ID: id, Key: m.key, Messages: m.messageAddrs(), Inboxes: m.inboxAddrs(), Groups: m.groupAddrs(),
 		TLS: cfg, Sessions: sessions, AllowedOrigins: set.AllowedOrigins, StampEvery: set.StampEvery,
-		Sources: sources,
+		Sources: sources, Tracer: m.tracer,
 		Limits: gateway.Limits{
 			AddressConnections: set.AddressConnections, AddressConnectRate: set.AddressConnectsPerSecond, AddressConnectBurst: set.AddressConnectBurst,
 			AddressFailureRate: set.AddressFailuresPerSecond, AddressFailureBurst: set.AddressFailureBurst,
@@ -163,7 +170,7 @@ func (m *maker) message() (runner, error) {
 	svc, err := message.New(message.Config{
 		Instance: m.i, Key: m.key, Inboxes: m.inboxAddrs(), Groups: m.groupAddrs(),
 		Producer: producer, Partitions: m.Kafka.Partitions,
-		Plant: m.plant(message.PlantAckEarly), Log: m.log, Metrics: m.reg,
+		Plant: m.plant(message.PlantAckEarly), Tracer: m.tracer, Log: m.log, Metrics: m.reg,
 	})
 	if err != nil {
 		return nil, err
@@ -190,7 +197,7 @@ func (m *maker) fanout() (runner, error) {
 	f, err := fanout.New(fanout.Config{
 		Instance: m.i, Consumer: consumer{c}, Inboxes: m.inboxAddrs(), Groups: m.groupAddrs(), Key: m.key,
 		MaxInFlight: m.Settings.FanoutInFlight,
-		Plant:       m.plant(fanout.PlantCommitEarly, fanout.PlantExMember), Log: m.log, Metrics: m.reg,
+		Plant:       m.plant(fanout.PlantCommitEarly, fanout.PlantExMember), Tracer: m.tracer, Log: m.log, Metrics: m.reg,
 	})
 	if err != nil {
 		return nil, err
@@ -253,7 +260,7 @@ func (m *maker) inbox() (runner, error) {
 			AckTimeout: time.Duration(set.AckTimeout), PushDelay: time.Duration(set.PushDelay), PushEvery: time.Duration(set.PushEvery),
 			Expiry: time.Duration(set.InboxExpiry), InFlight: set.DeviceInFlight, DeviceRows: set.DeviceRows,
 		},
-		Plant: m.plant(inbox.PlantDrop), Log: m.log, Metrics: m.reg,
+		Plant: m.plant(inbox.PlantDrop), Tracer: m.tracer, Log: m.log, Metrics: m.reg,
 	})
 }
 

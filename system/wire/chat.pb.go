@@ -1008,7 +1008,10 @@ type Deliver struct {
 	Stamps *Stamps      `protobuf:"bytes,14,opt,name=stamps,proto3" json:"stamps,omitempty"` // only of messages sampled for it
 	Media  []byte       `protobuf:"bytes,15,opt,name=media,proto3" json:"media,omitempty"`   // Send.media
 	// With media: what the media service wants to see of who fetches it.
-	MediaGrant    []byte `protobuf:"bytes,16,opt,name=media_grant,json=mediaGrant,proto3" json:"media_grant,omitempty"`
+	MediaGrant []byte `protobuf:"bytes,16,opt,name=media_grant,json=mediaGrant,proto3" json:"media_grant,omitempty"`
+	// Only of messages that the server traces: W3C trace context, whose trace id
+	// is message_id. A client may go on with it.
+	Traceparent   string `protobuf:"bytes,17,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1153,6 +1156,13 @@ func (x *Deliver) GetMediaGrant() []byte {
 		return x.MediaGrant
 	}
 	return nil
+}
+
+func (x *Deliver) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
 }
 
 // Stamps say when a message passed the stages of its way, by the clock of the
@@ -2653,7 +2663,7 @@ const file_system_wire_chat_proto_rawDesc = "" +
 	"message_id\x18\x02 \x01(\fR\tmessageId\x12\x14\n" +
 	"\x05chain\x18\x03 \x01(\fR\x05chain\x12\x1f\n" +
 	"\vaccepted_ms\x18\x04 \x01(\x03R\n" +
-	"acceptedMs\"\xcc\x03\n" +
+	"acceptedMs\"\xee\x03\n" +
 	"\aDeliver\x12\x1d\n" +
 	"\n" +
 	"message_id\x18\x01 \x01(\fR\tmessageId\x12\x14\n" +
@@ -2675,7 +2685,8 @@ const file_system_wire_chat_proto_rawDesc = "" +
 	"\x06stamps\x18\x0e \x01(\v2\x11.throng.v1.StampsR\x06stamps\x12\x14\n" +
 	"\x05media\x18\x0f \x01(\fR\x05media\x12\x1f\n" +
 	"\vmedia_grant\x18\x10 \x01(\fR\n" +
-	"mediaGrant\"\xf7\x01\n" +
+	"mediaGrant\x12 \n" +
+	"\vtraceparent\x18\x11 \x01(\tR\vtraceparent\"\xf7\x01\n" +
 	"\x06Stamps\x12\"\n" +
 	"\rgateway_in_us\x18\x01 \x01(\x10R\vgatewayInUs\x12\"\n" +
 	"\rmessage_in_us\x18\x02 \x01(\x10R\vmessageInUs\x12\x1b\n" +

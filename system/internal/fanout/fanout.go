@@ -74,6 +74,7 @@ type Config struct {
 	// remembered; default 65,536. The group service knows the others.
 	MaxGroups int
 
+	Tracer  *obs.Tracer // may be nil
 	Plant   string
 	Log     *slog.Logger
 	Metrics prometheus.Registerer

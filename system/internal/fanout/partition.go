@@ -119,6 +119,7 @@ func (w *worker) run() {
 // record is a decoded record; both are nil when it could not be decoded.
 type record struct {
 	offset     int64
+	trace      *parts // of a message that is traced
 	message    *rpc.Envelope
 	membership *rpc.Membership
 }
@@ -176,6 +177,7 @@ func (w *worker) decode(offset int64, value []byte) record {
 		r.message, r.membership = nil, nil
 	case r.message != nil:
 		r.message.Offset = offset
+		r.trace = w.trace(r.message)
 		if st := r.message.Stamps; st != nil {
 			st.FanoutInUs = w.fetchAt.UnixMicro()
 		}
@@ -283,6 +285,7 @@ func (w *worker) flush() {
 // record has more parts besides.
 func (w *worker) deliver(r record, set *memberSet, more int) (id uint64) {
 	if set == nil || r.message == nil {
+		r.trace.expect(0, 0)
 		return w.add(r.offset, more)
 	}
 	sender, recipients, parts := set.instanceOf(r.message.From), set.size, more
@@ -299,12 +302,13 @@ func (w *worker) deliver(r record, set *memberSet, more int) (id uint64) {
 		m.MediaGrant = wire.SignMediaGrant(w.f.cfg.Key, wire.MediaID(m.Media),
 			wire.MediaGrant{Message: wire.MessageID(m.MessageId), From: m.From, Group: m.Group, Version: set.version})
 	}
+	r.trace.expect(parts-more, recipients)
 	id = w.add(r.offset, parts)
 	for i, users := range set.byInbox {
 		if len(users) == 0 {
 			continue
 		}
-		d := &delivery{worker: w, id: id, item: rpc.AppendItem{Message: r.message, Users: users}}
+		d := &delivery{worker: w, id: id, trace: r.trace, item: rpc.AppendItem{Message: r.message, Users: users}}
 		if i == sender {
 			d.item.Recipients = uint32(recipients)
 		}
@@ -317,6 +321,7 @@ func (w *worker) deliver(r record, set *memberSet, more int) (id uint64) {
 type delivery struct {
 	worker *worker
 	id     uint64
+	trace  *parts
 	item   rpc.AppendItem
 }
 
@@ -333,6 +338,7 @@ func (d *delivery) Resolve(res *rpc.AppendResult) bool {
 		return d.Cancelled()
 	}
 	d.worker.done(d.id)
+	d.trace.answered()
 	return true
 }
 

@@ -60,11 +60,12 @@ type conn struct {
 	detached  bool          // the inbox and the registry know, or will, of its end
 	ackQueued bool          // waits in inboxLink.acks
 	presence  presence
-	epoch     uint64 // of the session; 0: the inbox has not said it yet
-	inboxSeq  uint64 // Sync.inbox_seq
-	openedIn  uint64 // inboxLink.epoch in which the session was opened
-	base      uint64 // delivered when it was opened
-	acked     uint64 // of the delivered, acknowledged
+	epoch     uint64            // of the session; 0: the inbox has not said it yet
+	inboxSeq  uint64            // Sync.inbox_seq
+	openedIn  uint64            // inboxLink.epoch in which the session was opened
+	base      uint64            // delivered when it was opened
+	acked     uint64            // of the delivered, acknowledged
+	traced    *[]tracedDelivery // in the order of their numbers; nil: none
 }
 
 // newConn returns a connection that has no socket yet.
@@ -142,6 +143,7 @@ func (c *conn) finish() {
 		c.reason = "client"
 	}
 	reason := c.reason
+	c.endTracesLocked(c.delivered, "the connection ended first")
 	c.mu.Unlock()
 	c.detach()
 	c.g.views.set(c, topic{})
@@ -184,6 +186,7 @@ func (c *conn) ack(upto uint64) bool {
 	if upto > c.acked {
 		c.acked = upto
 		c.ackQueued = true
+		c.endTracesLocked(upto, "")
 	}
 	c.mu.Unlock()
 	if tell {
@@ -230,6 +233,8 @@ type sharedFrame struct {
 	kind  int
 	proto []byte
 	json  []byte // made when the first JSON connection needs it
+
+	traceparent string // of a Deliver that is traced, else empty
 }
 
 // in returns the message in a format, nil if it cannot be had.

@@ -98,6 +98,8 @@ type Config struct {
 	// Sources says whose address counts for the limits by address; the zero value,
 	// every peer's own.
 	Sources limit.Sources
+	// Tracer makes a span of each sampled send and of each delivery of it; may be nil.
+	Tracer  *obs.Tracer
 	Limits  Limits
 	Log     *slog.Logger
 	Metrics prometheus.Registerer

@@ -455,7 +455,7 @@ func (l *inboxLink) applyRun(outs []*rpc.Outbound, dirty []*conn) []*conn {
 		if o.GetStamped() {
 			frame = wire.WithStamps(frame, &wire.Stamps{GatewayOutUs: time.Now().UnixMicro()})
 		}
-		frames = append(frames, sharedFrame{g: l.g, kind: frameKind(frame),
+		frames = append(frames, sharedFrame{g: l.g, kind: frameKind(frame), traceparent: o.GetTraceparent(),
 			proto: wire.AppendServerMessage(make([]byte, 0, wire.ServerHeaderLen(len(frame))+len(frame)), wire.OpBinary, frame)})
 	}
 	conns := l.g.table.find(l.conns[:0], outs[0].GetConns())

@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"throng/system/internal/obs"
 	"throng/system/internal/rpc"
 	"throng/system/wire"
 )
@@ -32,7 +33,10 @@ type messageLink struct {
 	refs map[uint64]sendRef
 }
 
-type sendRef struct{ conn, clientMsgID uint64 }
+type sendRef struct {
+	conn, clientMsgID uint64
+	span              *obs.Span
+}
 
 func newMessageLink(g *Gateway, index int, cc *grpc.ClientConn) *messageLink {
 	return &messageLink{g: g, index: index, cc: cc, wake: make(chan struct{}, 1), refs: make(map[uint64]sendRef)}
@@ -57,8 +61,10 @@ func (l *messageLink) submit(c *conn, s *wire.Send) string {
 		return "message service is behind"
 	}
 	l.next++
-	l.refs[l.next] = sendRef{conn: c.id, clientMsgID: s.GetClientMsgId()}
 	item := &rpc.Submission{Ref: l.next, User: c.user, Device: c.device, Send: s}
+	span := l.g.traceSend(c, s)
+	item.Traceparent = span.Traceparent("")
+	l.refs[l.next] = sendRef{conn: c.id, clientMsgID: s.GetClientMsgId(), span: span}
 	if every := l.g.cfg.StampEvery; every > 0 && l.next%uint64(every) == 0 {
 		item.ReceivedUs = time.Now().UnixMicro()
 	}
@@ -137,6 +143,7 @@ func (l *messageLink) end() {
 	l.queue, l.queueBytes = nil, 0
 	l.mu.Unlock()
 	for _, r := range refs {
+		r.span.End("message service was lost")
 		c := l.g.table.get(r.conn)
 		if c == nil {
 			continue
@@ -218,6 +225,7 @@ func (l *messageLink) apply(b *rpc.SubmitResultBatch, dirty []*conn) []*conn {
 			l.g.log.Error("result for a send that nobody made", "instance", l.index, "ref", r.GetRef())
 			continue
 		}
+		ref.span.End(whyRefused(r))
 		c := l.g.table.get(ref.conn)
 		if c == nil {
 			continue // the sender has gone and will send it again

@@ -20,6 +20,9 @@ func (c *conn) pushAll(frames []sharedFrame, deliver bool) (mustFlush bool) {
 	for i := range frames {
 		if b := frames[i].in(c.format); b != nil {
 			c.pushLocked(b, deliver)
+			if frames[i].traceparent != "" && !c.closing {
+				c.traceLocked(frames[i].traceparent)
+			}
 		}
 	}
 	return idle && len(c.pend) > 0 && !c.blocked

@@ -79,6 +79,8 @@ type Outbound struct {
 	Conns   []uint64
 	Deliver bool
 	Stamped bool // it has stamps, and lacks those from here on
+	// Traceparent is of what is traced, for the spans of its deliveries.
+	Traceparent string
 }
 
 // Kick closes a connection of a gateway.
@@ -385,7 +387,7 @@ func (c *Core) putDirect(d *device, it *Item) {
 	it.live++
 	c.deliver(s, entry{msg: it.Msg, seq: seq})
 	c.eff.Frames = append(c.eff.Frames, Outbound{Gateway: s.gateway, Frame: it.Msg.frameWithSeq(seq),
-		Conns: []uint64{s.conn}, Deliver: true, Stamped: it.Msg.stamped()})
+		Conns: []uint64{s.conn}, Deliver: true, Stamped: it.Msg.stamped(), Traceparent: it.Msg.traceparent})
 }
 
 // appendGroup delivers to the live devices, one frame for each gateway, and
@@ -458,7 +460,8 @@ func (c *Core) frameTo(first int, s *session, m *Message) {
 			return
 		}
 	}
-	c.eff.Frames = append(c.eff.Frames, Outbound{Gateway: s.gateway, Frame: m.frame, Conns: []uint64{s.conn}, Deliver: true, Stamped: m.stamped()})
+	c.eff.Frames = append(c.eff.Frames, Outbound{Gateway: s.gateway, Frame: m.frame, Conns: []uint64{s.conn}, Deliver: true,
+		Stamped: m.stamped(), Traceparent: m.traceparent})
 }
 
 // drops is the planted bug "drop".

@@ -73,7 +73,7 @@ func (c *Core) page(s *session, rows []Row, ahead []uint64) error {
 		}
 		c.deliver(s, entry{msg: m, seq: rows[i].Seq, body: rows[i].BodyID})
 		c.eff.Frames = append(c.eff.Frames, Outbound{Gateway: s.gateway, Frame: m.frameWithSeq(rows[i].Seq),
-			Conns: []uint64{s.conn}, Deliver: true, Stamped: m.stamped()})
+			Conns: []uint64{s.conn}, Deliver: true, Stamped: m.stamped(), Traceparent: m.traceparent})
 	}
 	c.lookAhead(s, ahead)
 	c.next(s)

@@ -52,6 +52,7 @@ type Config struct {
 	// Push are the RPC addresses of the push instances.
 	Push    []string
 	Limits  Limits
+	Tracer  *obs.Tracer // may be nil
 	Plant   string
 	Log     *slog.Logger
 	Metrics prometheus.Registerer

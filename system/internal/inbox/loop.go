@@ -489,6 +489,7 @@ func (l *loop) send(e *Effects) {
 		f := &frames[i]
 		if g := l.gateways[f.Gateway]; g != nil {
 			slab[i].Frame, slab[i].Conns, slab[i].Deliver = f.Frame, f.Conns, f.Deliver
+			slab[i].Traceparent = f.Traceparent
 			if f.Stamped {
 				slab[i].Frame, slab[i].Stamped = wire.WithStamps(f.Frame, &wire.Stamps{InboxOutUs: time.Now().UnixMicro()}), true
 			}

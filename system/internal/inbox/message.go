@@ -33,6 +33,8 @@ type Message struct {
 	frame   []byte
 	Deliver []byte
 	change  *wire.GroupChange // of a system message, while it is being appended
+
+	traceparent string // of the inbox's span, empty if it is not traced
 }
 
 func (m *Message) stamped() bool { return m.bare > 0 }
@@ -55,7 +57,7 @@ func NewMessage(e *rpc.Envelope, own bool) (*Message, error) {
 	}
 	d := wire.Deliver{MessageId: e.MessageId, Group: e.Group, From: e.From, FromDevice: e.FromDevice, Seq: e.Seq,
 		Kind: e.Kind, Body: e.Body, AcceptedMs: e.AcceptedMs, Offset: e.Offset, About: e.About, Change: e.Change,
-		Media: e.Media, MediaGrant: e.MediaGrant}
+		Media: e.Media, MediaGrant: e.MediaGrant, Traceparent: e.Traceparent}
 	if own {
 		d.To = e.To
 	}
@@ -81,7 +83,7 @@ func NewMessage(e *rpc.Envelope, own bool) (*Message, error) {
 		}
 	}
 	return &Message{ID: [16]byte(e.MessageId), Group: e.Group, From: e.From, FromDevice: e.FromDevice, Seq: e.Seq,
-		frame: frame, Deliver: frame[h:], bare: uint32(bare), change: e.Change}, nil
+		frame: frame, Deliver: frame[h:], bare: uint32(bare), change: e.Change, traceparent: e.Traceparent}, nil
 }
 
 // storedMessage reads back what a row holds.
@@ -90,7 +92,7 @@ func storedMessage(deliver []byte) (*Message, error) {
 	if err := d.UnmarshalVT(deliver); err != nil {
 		return nil, fmt.Errorf("inbox: stored message: %w", err)
 	}
-	m := &Message{Group: d.Group, From: d.From, FromDevice: d.FromDevice, Seq: d.Seq, Deliver: deliver}
+	m := &Message{Group: d.Group, From: d.From, FromDevice: d.FromDevice, Seq: d.Seq, Deliver: deliver, traceparent: d.Traceparent}
 	if d.Stamps != nil {
 		m.bare = uint32(len(deliver))
 	}

@@ -74,6 +74,7 @@ func (in *Inbox) append(ctx context.Context, as *appendStream, b *rpc.AppendBatc
 		if st := it.Message.GetStamps(); st != nil {
 			st.InboxInUs = time.Now().UnixMicro()
 		}
+		in.trace(c, it.Message)
 		msg, err := NewMessage(it.Message, isOwn(it))
 		if err != nil {
 			return status.Error(codes.InvalidArgument, err.Error())

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"throng/system/internal/obs"
 	"throng/system/internal/rpc"
 	"throng/system/wire"
 )
@@ -131,6 +132,7 @@ type call struct {
 	left         atomic.Int32
 	live, stored atomic.Uint32
 	code         atomic.Int32
+	span         *obs.Span // nil if it is not traced
 }
 
 // part counts one loop's answer and answers the caller after the last.
@@ -146,6 +148,7 @@ func (c *call) part(a *Answer) {
 }
 
 func (c *call) done() {
+	c.endTrace()
 	r := &rpc.AppendResult{Ref: c.ref, Code: wire.Code(c.code.Load()), Live: c.live.Load(), Stored: c.stored.Load()}
 	c.stream.mu.Lock()
 	c.stream.results = append(c.stream.results, r)

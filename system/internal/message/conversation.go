@@ -60,6 +60,7 @@ type submission struct {
 	item    *rpc.AppendItem // direct: set by the appender
 	at      time.Time       // of acceptance
 	dead    atomic.Bool     // answered: whoever still has it drops it
+	span    *obs.Span       // nil if it is not traced
 
 	waiters []waiter // shard's lock
 }

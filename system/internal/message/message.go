@@ -65,6 +65,7 @@ type Config struct {
 	// the next send of it is proved by its chain.
 	MaxConversations int
 
+	Tracer  *obs.Tracer // may be nil
 	Plant   string
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
@@ -281,6 +282,7 @@ func (s *Service) checked(sub *submission, code wire.Code) {
 		return
 	}
 	group := sub.conv.key.to.Group
+	sub.span.Event("handed to the log")
 	if st := sub.env.Stamps; st != nil {
 		st.LoggedUs = time.Now().UnixMicro()
 	}

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+
 	"throng/system/internal/rpc"
 	"throng/system/wire"
 )
@@ -194,6 +196,8 @@ func (s *Service) enqueue(sh *shard, c *conversation, item *rpc.Submission, to w
 				wire.MediaGrant{Message: id, From: item.User, To: send.User})
 		}
 	}
+	sub.span = s.cfg.Tracer.Child(item.Traceparent, "message", now, attribute.Int("throng.instance", s.cfg.Instance))
+	sub.env.Traceparent = sub.span.Traceparent(item.Traceparent)
 	if item.ReceivedUs != 0 {
 		sub.env.Stamps = &wire.Stamps{GatewayInUs: item.ReceivedUs, MessageInUs: now.UnixMicro()}
 	}
@@ -228,7 +232,7 @@ func (s *Service) complete(sub *submission, code wire.Code, detail string) {
 			if i > 0 {
 				code, detail = wire.Code_CODE_RETRY, "an earlier message failed"
 			}
-			s.end(behind)
+			s.end(behind, code.String())
 			for _, w := range behind.waiters {
 				s.refuse(w, behind.msg, verdict{code: code}, detail, 0)
 			}
@@ -238,7 +242,7 @@ func (s *Service) complete(sub *submission, code wire.Code, detail string) {
 		return
 	}
 	c.durable, c.durableMsg = sub.seq, sub.msg
-	s.end(sub)
+	s.end(sub, "")
 	s.m.accepted(c.key.to.Group != 0).Inc()
 	for _, w := range sub.waiters {
 		s.sentAt(w, c.key, sub.seq, sub.env.MessageId, sub.msg, sub.env.AcceptedMs)
@@ -252,8 +256,10 @@ func (s *Service) complete(sub *submission, code wire.Code, detail string) {
 	sh.setIdle(c)
 }
 
-func (s *Service) end(sub *submission) {
+// end is for a submission that is answered; why is empty when it is durable.
+func (s *Service) end(sub *submission, why string) {
 	sub.dead.Store(true)
+	sub.span.End(why)
 	s.inFlight.Add(-1)
 }
 

@@ -132,7 +132,9 @@ type Submission struct {
 	Send   *wire.Send             `protobuf:"bytes,4,opt,name=send,proto3" json:"send,omitempty"`
 	// When the gateway read it, microseconds since 1970, if it is one of those
 	// that are stamped on their way; else 0.
-	ReceivedUs    int64 `protobuf:"fixed64,5,opt,name=received_us,json=receivedUs,proto3" json:"received_us,omitempty"`
+	ReceivedUs int64 `protobuf:"fixed64,5,opt,name=received_us,json=receivedUs,proto3" json:"received_us,omitempty"`
+	// Of what is traced: the W3C trace context of the gateway's span.
+	Traceparent   string `protobuf:"bytes,6,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -200,6 +202,13 @@ func (x *Submission) GetReceivedUs() int64 {
 		return x.ReceivedUs
 	}
 	return 0
+}
+
+func (x *Submission) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
 }
 
 type SubmitResultBatch struct {
@@ -327,7 +336,9 @@ type Envelope struct {
 	Media      []byte                 `protobuf:"bytes,14,opt,name=media,proto3" json:"media,omitempty"`   // Send.media
 	// Of media: signed by whoever knows who is addressed, the message service for
 	// a direct message, the fan-out for a group's.
-	MediaGrant    []byte `protobuf:"bytes,15,opt,name=media_grant,json=mediaGrant,proto3" json:"media_grant,omitempty"`
+	MediaGrant []byte `protobuf:"bytes,15,opt,name=media_grant,json=mediaGrant,proto3" json:"media_grant,omitempty"`
+	// Of what is traced: the W3C trace context of the span that handed it on.
+	Traceparent   string `protobuf:"bytes,16,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -465,6 +476,13 @@ func (x *Envelope) GetMediaGrant() []byte {
 		return x.MediaGrant
 	}
 	return nil
+}
+
+func (x *Envelope) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
 }
 
 // GroupRecord is the value of a record in a group's partition.
@@ -1589,7 +1607,9 @@ type Outbound struct {
 	// The frame is a Deliver: it counts for Ack.
 	Deliver bool `protobuf:"varint,3,opt,name=deliver,proto3" json:"deliver,omitempty"`
 	// The frame has stamps, and lacks the last one.
-	Stamped       bool `protobuf:"varint,4,opt,name=stamped,proto3" json:"stamped,omitempty"`
+	Stamped bool `protobuf:"varint,4,opt,name=stamped,proto3" json:"stamped,omitempty"`
+	// Of a Deliver that is traced: the trace context of the inbox's span.
+	Traceparent   string `protobuf:"bytes,5,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1650,6 +1670,13 @@ func (x *Outbound) GetStamped() bool {
 		return x.Stamped
 	}
 	return false
+}
+
+func (x *Outbound) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
 }
 
 type Kick struct {
@@ -2487,7 +2514,7 @@ const file_system_internal_rpc_rpc_proto_rawDesc = "" +
 	"\x1dsystem/internal/rpc/rpc.proto\x12\n" +
 	"throng.rpc\x1a\x16system/wire/chat.proto\x1a\x17system/wire/admin.proto\";\n" +
 	"\vSubmitBatch\x12,\n" +
-	"\x05items\x18\x01 \x03(\v2\x16.throng.rpc.SubmissionR\x05items\"\x90\x01\n" +
+	"\x05items\x18\x01 \x03(\v2\x16.throng.rpc.SubmissionR\x05items\"\xb2\x01\n" +
 	"\n" +
 	"Submission\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\x04R\x03ref\x12\x12\n" +
@@ -2495,13 +2522,14 @@ const file_system_internal_rpc_rpc_proto_rawDesc = "" +
 	"\x06device\x18\x03 \x01(\rR\x06device\x12#\n" +
 	"\x04send\x18\x04 \x01(\v2\x0f.throng.v1.SendR\x04send\x12\x1f\n" +
 	"\vreceived_us\x18\x05 \x01(\x10R\n" +
-	"receivedUs\"C\n" +
+	"receivedUs\x12 \n" +
+	"\vtraceparent\x18\x06 \x01(\tR\vtraceparent\"C\n" +
 	"\x11SubmitResultBatch\x12.\n" +
 	"\x05items\x18\x01 \x03(\v2\x18.throng.rpc.SubmitResultR\x05items\"m\n" +
 	"\fSubmitResult\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\x04R\x03ref\x12#\n" +
 	"\x04sent\x18\x02 \x01(\v2\x0f.throng.v1.SentR\x04sent\x12&\n" +
-	"\x05error\x18\x03 \x01(\v2\x10.throng.v1.ErrorR\x05error\"\xb0\x03\n" +
+	"\x05error\x18\x03 \x01(\v2\x10.throng.v1.ErrorR\x05error\"\xd2\x03\n" +
 	"\bEnvelope\x12\x1d\n" +
 	"\n" +
 	"message_id\x18\x01 \x01(\fR\tmessageId\x12\x14\n" +
@@ -2522,7 +2550,8 @@ const file_system_internal_rpc_rpc_proto_rawDesc = "" +
 	"\x06stamps\x18\r \x01(\v2\x11.throng.v1.StampsR\x06stamps\x12\x14\n" +
 	"\x05media\x18\x0e \x01(\fR\x05media\x12\x1f\n" +
 	"\vmedia_grant\x18\x0f \x01(\fR\n" +
-	"mediaGrant\"\x81\x01\n" +
+	"mediaGrant\x12 \n" +
+	"\vtraceparent\x18\x10 \x01(\tR\vtraceparent\"\x81\x01\n" +
 	"\vGroupRecord\x120\n" +
 	"\amessage\x18\x01 \x01(\v2\x14.throng.rpc.EnvelopeH\x00R\amessage\x128\n" +
 	"\n" +
@@ -2604,12 +2633,13 @@ const file_system_internal_rpc_rpc_proto_rawDesc = "" +
 	"\vincarnation\x18\x01 \x01(\x04R\vincarnation\x12&\n" +
 	"\x03out\x18\x02 \x03(\v2\x14.throng.rpc.OutboundR\x03out\x12&\n" +
 	"\x05kicks\x18\x03 \x03(\v2\x10.throng.rpc.KickR\x05kicks\x121\n" +
-	"\x06opened\x18\x04 \x03(\v2\x19.throng.rpc.SessionOpenedR\x06opened\"j\n" +
+	"\x06opened\x18\x04 \x03(\v2\x19.throng.rpc.SessionOpenedR\x06opened\"\x8c\x01\n" +
 	"\bOutbound\x12\x14\n" +
 	"\x05frame\x18\x01 \x01(\fR\x05frame\x12\x14\n" +
 	"\x05conns\x18\x02 \x03(\x04R\x05conns\x12\x18\n" +
 	"\adeliver\x18\x03 \x01(\bR\adeliver\x12\x18\n" +
-	"\astamped\x18\x04 \x01(\bR\astamped\"9\n" +
+	"\astamped\x18\x04 \x01(\bR\astamped\x12 \n" +
+	"\vtraceparent\x18\x05 \x01(\tR\vtraceparent\"9\n" +
 	"\x04Kick\x12\x12\n" +
 	"\x04conn\x18\x01 \x01(\x04R\x04conn\x12\x1d\n" +
 	"\n" +
