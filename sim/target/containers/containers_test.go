@@ -209,7 +209,7 @@ func generatorRuns(t *testing.T, d *Deployment) {
 		t.Errorf("the generator is still %+v", roles[0])
 	}
 	// It is interrupted, and killed.
-	soft, stop := context.WithTimeout(t.Context(), time.Second)
+	soft, stop := context.WithTimeout(t.Context(), 5*time.Second) // until it handles signals
 	defer stop()
 	code, err = d.RunGenerator(soft, t.Context(), GeneratorConfig{
 		Args:   func(string) []string { return []string{"embedded", "redis", "--listen", "0.0.0.0:7000"} },

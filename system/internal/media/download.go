@@ -265,8 +265,11 @@ func (r *reader) Read(b []byte) (int, error) {
 		if err != nil {
 			r.close()
 		}
-		if n > 0 || err != nil && !errors.Is(err, io.EOF) {
+		if err != nil && !errors.Is(err, io.EOF) {
 			return n, err
+		}
+		if n > 0 { // also with the end of a part, which is not that of the object
+			return n, nil
 		}
 		if err != nil && r.short() {
 			return 0, io.ErrUnexpectedEOF
