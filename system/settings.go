@@ -140,6 +140,14 @@ type Settings struct {
 	// address; above either the newest is closed. [8,192, 2,048]
 	MediaConnections        int `json:"media_connections,omitempty"`
 	MediaAddressConnections int `json:"media_address_connections,omitempty"`
+	// MediaUserBytesPerSecond and MediaAddressBytesPerSecond are what one user and one
+	// address (of IPv6, a /64) may send and fetch on average, after so many bytes at
+	// once; above, a request is answered 429 with Retry-After. -1: no such limit.
+	// [4 MiB/s after 1 GiB, 64 MiB/s after 8 GiB]
+	MediaUserBytesPerSecond    int64 `json:"media_user_bytes_per_second,omitempty"`
+	MediaUserByteBurst         int64 `json:"media_user_byte_burst,omitempty"`
+	MediaAddressBytesPerSecond int64 `json:"media_address_bytes_per_second,omitempty"`
+	MediaAddressByteBurst      int64 `json:"media_address_byte_burst,omitempty"`
 	// MediaTimeout closes a media connection whose client is silent in the middle of
 	// a request. [10 s]
 	MediaTimeout Duration `json:"media_timeout,omitempty"`
@@ -167,7 +175,7 @@ func (s *Settings) sources() (of limit.Sources, err error) {
 
 // unlimited are the settings that may be -1, and stamp_every, of which that is off.
 func unlimited(name string) bool {
-	return name == "stamp_every" || strings.HasPrefix(name, "address_") || strings.HasPrefix(name, "user_")
+	return name == "stamp_every" || strings.HasPrefix(name, "address_") || strings.HasPrefix(name, "user_") || strings.HasSuffix(name, "_bytes_per_second")
 }
 
 // check finds numbers below what they can be, and addresses that are none.

@@ -303,14 +303,21 @@ func (m *maker) media() (runner, error) {
 		return nil, err
 	}
 	m.closes(blobs.Close)
+	sources, err := set.sources()
+	if err != nil {
+		return nil, err
+	}
 	return media.New(media.Config{
-		Key: m.key, Store: store, Blobs: blobs, Groups: m.groupAddrs(), AllowedOrigins: set.AllowedOrigins,
+		Sources: sources,
+		Key:     m.key, Store: store, Blobs: blobs, Groups: m.groupAddrs(), AllowedOrigins: set.AllowedOrigins,
 		Limits: media.Limits{
 			ImageBytes: set.MediaImageBytes, VoiceBytes: set.MediaVoiceBytes, VideoBytes: set.MediaVideoBytes, OtherBytes: set.MediaOtherBytes,
 			UserObjects: set.MediaUserObjects, UserBytes: set.MediaUserBytes, MinFree: set.MediaMinFree,
 			Expiry: time.Duration(set.MediaExpiry), FetchedGrace: time.Duration(set.MediaFetchedGrace), UploadExpiry: time.Duration(set.MediaUploadExpiry),
 			LinkTTL: time.Duration(set.MediaLinkTTL), SweepEvery: time.Duration(set.MediaSweepEvery), NetworkTimeout: time.Duration(set.MediaTimeout),
 			Connections: set.MediaConnections, AddressConnections: set.MediaAddressConnections,
+			UserRate: set.MediaUserBytesPerSecond, UserBurst: set.MediaUserByteBurst,
+			AddressRate: set.MediaAddressBytesPerSecond, AddressBurst: set.MediaAddressByteBurst,
 		},
 		Log: m.log, Metrics: m.reg,
 	})

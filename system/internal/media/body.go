@@ -18,10 +18,11 @@ type bodyKey struct{}
 // slowly than the limits allow, and when somebody interrupts it.
 type body struct {
 	io.ReadCloser
-	limits *Limits
-	rc     *http.ResponseController
-	start  time.Time
-	n      int64
+	limits  *Limits
+	account *account
+	rc      *http.ResponseController
+	start   time.Time
+	n       int64
 
 	mu    sync.Mutex
 	why   error // nil: not interrupted
@@ -35,6 +36,7 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 	n, err := b.ReadCloser.Read(p)
 	b.n += int64(n)
+	b.account.spend(n)
 	if why := b.interrupted(); why != nil && n == 0 {
 		return 0, why
 	}

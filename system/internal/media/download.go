@@ -146,13 +146,18 @@ func (s *Service) download(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer release()
+	account, ok := s.open(w, r, user)
+	if !ok {
+		return
+	}
+	defer account.close()
 	h := w.Header()
 	h.Set("Content-Type", "application/octet-stream")
 	h.Set("Content-Disposition", "attachment")
 	h.Set("Cache-Control", "private, immutable, max-age=86400")
 	h.Set("ETag", `"`+hex.EncodeToString(o.SHA256[:])+`"`)
 	h.Set("Repr-Digest", "sha-256=:"+base64.StdEncoding.EncodeToString(o.SHA256[:])+":")
-	body := &reader{ctx: r.Context(), s: s, o: &o, rc: http.NewResponseController(w)}
+	body := &reader{ctx: r.Context(), s: s, o: &o, rc: http.NewResponseController(w), account: account}
 	defer body.close()
 	http.ServeContent(w, r, "", time.Time{}, body)
 }
@@ -211,10 +216,11 @@ func (s *Service) fetched(w http.ResponseWriter, r *http.Request) {
 // reader is the bytes of an object, for one request. A blob is opened when its
 // first byte is read, so that a range costs what it covers.
 type reader struct {
-	ctx context.Context
-	s   *Service
-	o   *Object
-	rc  *http.ResponseController
+	ctx     context.Context
+	s       *Service
+	o       *Object
+	rc      *http.ResponseController
+	account *account
 
 	at   int64
 	open io.ReadCloser // at at; nil: none
@@ -262,6 +268,7 @@ func (r *reader) Read(b []byte) (int, error) {
 		n, err := r.open.Read(b)
 		r.at += int64(n)
 		r.s.m.sent.Add(float64(n))
+		r.account.spend(n)
 		if err != nil {
 			r.close()
 		}

@@ -3,10 +3,12 @@ package media
 import (
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
 
+	"throng/system/internal/limit"
 	"throng/system/internal/obs"
 	"throng/system/wire"
 )
@@ -25,6 +27,10 @@ type Limits struct {
 	// Connections, and those from one address. Above either the newest is closed.
 	// [8,192 and 2,048]
 	Connections, AddressConnections int
+	// Bytes/s that one user and one address (of IPv6, a /64) send and fetch on average,
+	// after so many at once; whoever has had more is answered 429. Below 0: no such
+	// limit. [4 MiB/s after 1 GiB, 64 MiB/s after 8 GiB]
+	UserRate, UserBurst, AddressRate, AddressBurst int64
 	// Expiry of what not all have fetched, UploadExpiry of an upload that was
 	// begun, FetchedGrace of what all have: for their other devices. [30 days, 24 h, 24 h]
 	Expiry, UploadExpiry, FetchedGrace time.Duration
@@ -75,6 +81,10 @@ func (l Limits) withDefaults() Limits {
 	set(&l.UserDownloads, 8)
 	set(&l.Connections, 8192)
 	set(&l.AddressConnections, 2048)
+	set(&l.UserRate, 4<<20)
+	set(&l.UserBurst, 1<<30)
+	set(&l.AddressRate, 64<<20)
+	set(&l.AddressBurst, 8<<30)
 	set(&l.Expiry, 30*24*time.Hour)
 	set(&l.UploadExpiry, 24*time.Hour)
 	set(&l.FetchedGrace, 24*time.Hour)
@@ -159,16 +169,17 @@ func (s *slots) release(user uint64) {
 // listener closes connections above the limits as they come.
 type listener struct {
 	net.Listener
-	limits Limits
-	metric *obs.Queue
+	limits  Limits
+	metric  *obs.Queue
+	sources limit.Sources
 
 	mu   sync.Mutex
 	used int
-	by   map[string]int
+	by   map[netip.Addr]int // but for those that are not limited
 }
 
-func newListener(ln net.Listener, l Limits, m *metrics) *listener {
-	return &listener{Listener: ln, limits: l, metric: m.connections, by: map[string]int{}}
+func newListener(ln net.Listener, l Limits, s limit.Sources, m *metrics) *listener {
+	return &listener{Listener: ln, limits: l, metric: m.connections, sources: s, by: map[netip.Addr]int{}}
 }
 
 // Accept implements net.Listener.
@@ -178,36 +189,38 @@ func (l *listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		host, _, err := net.SplitHostPort(c.RemoteAddr().String())
-		if err != nil {
-			host = c.RemoteAddr().String()
+		ap, _ := netip.ParseAddrPort(c.RemoteAddr().String()) // none: not limited
+		from, limited := l.sources.Key(ap.Addr())
+		if limited = limited && !l.sources.Proxy(ap.Addr()); !limited {
+			from = netip.Addr{}
 		}
-		if l.admit(host) {
-			return &conn{Conn: c, from: host, of: l}, nil
+		if l.admit(from) {
+			return &conn{Conn: c, from: from, of: l}, nil
 		}
 		c.Close()
 	}
 }
 
-func (l *listener) admit(host string) bool {
+// admit counts a connection from an address; that of nobody is not limited.
+func (l *listener) admit(from netip.Addr) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.used >= l.limits.Connections || l.by[host] >= l.limits.AddressConnections {
+	if l.used >= l.limits.Connections || from.IsValid() && l.by[from] >= l.limits.AddressConnections {
 		l.metric.Dropped.Inc()
 		return false
 	}
 	l.used++
-	l.by[host]++
+	l.by[from]++
 	l.metric.Depth.Set(float64(l.used))
 	return true
 }
 
-func (l *listener) gone(host string) {
+func (l *listener) gone(from netip.Addr) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.used--
-	if l.by[host]--; l.by[host] == 0 {
-		delete(l.by, host)
+	if l.by[from]--; l.by[from] == 0 {
+		delete(l.by, from)
 	}
 	l.metric.Depth.Set(float64(l.used))
 }
@@ -215,7 +228,7 @@ func (l *listener) gone(host string) {
 // conn tells its listener when it is closed.
 type conn struct {
 	net.Conn
-	from string
+	from netip.Addr
 	of   *listener
 	once sync.Once
 }

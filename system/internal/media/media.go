@@ -3,7 +3,7 @@
 // to it, for clients encrypt them. It owns the tus endpoint, signed URLs, who
 // may fetch what, quotas, limits and expiry; bytes and what is known of them are
 // kept by a Blobs and a Store, which it is given. It may import wire, placement,
-// rpc and obs, and no other role or adapter.
+// rpc, limit and obs, and no other role or adapter.
 //
 // An upload is a row of parts, each a blob that is there as a whole or not at
 // all. The row that says that a part belongs to the object is written after the
@@ -32,6 +32,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"throng/system/internal/limit"
 	"throng/system/wire"
 )
 
@@ -44,9 +45,11 @@ type Config struct {
 	// AllowedOrigins are the values of the Origin header that browsers may come
 	// from, "*" for any; none: browsers of other origins get no answer.
 	AllowedOrigins []string
-	Limits         Limits
-	Log            *slog.Logger
-	Metrics        prometheus.Registerer
+	// Sources says whose address counts; the zero value, every peer's own.
+	Sources limit.Sources
+	Limits  Limits
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
 }
 
 // Service is one media instance.
@@ -56,6 +59,7 @@ type Service struct {
 	log     *slog.Logger
 	m       *metrics
 	members *members
+	rates   *rates
 	origins map[string]bool
 
 	uploads, downloads *slots
@@ -89,6 +93,7 @@ func New(cfg Config) (*Service, error) {
 	if s.m, err = newMetrics(cfg.Metrics, s.limits); err != nil {
 		return nil, fmt.Errorf("media: metrics: %w", err)
 	}
+	s.rates = newRates(cfg.Sources, &s.limits, s.m)
 	s.uploads = newSlots(s.limits.Uploads, s.limits.UserUploads, s.m.uploads)
 	s.downloads = newSlots(s.limits.Downloads, s.limits.UserDownloads, s.m.downloads)
 	if s.handler, err = s.routes(); err != nil {
@@ -124,7 +129,7 @@ func (s *Service) Run(ctx context.Context, ln net.Listener) error {
 	var sweeping sync.WaitGroup
 	sweeping.Go(func() { s.sweepLoop(loops) })
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(newListener(ln, s.limits, s.m)) }()
+	go func() { served <- srv.Serve(newListener(ln, s.limits, s.cfg.Sources, s.m)) }()
 	s.serving.Store(true)
 	var err error
 	select {

@@ -19,6 +19,7 @@ type metrics struct {
 	objects, bytes                           prometheus.Gauge
 	lookups                                  prometheus.Counter
 	uploads, downloads, connections, members *obs.Queue
+	users, addresses                         *obs.Queue
 }
 
 // newMetrics registers what a media instance counts.
@@ -50,6 +51,7 @@ func newMetrics(reg prometheus.Registerer, l Limits) (*metrics, error) {
 	}{
 		{&m.uploads, "media_uploads", l.Uploads}, {&m.downloads, "media_downloads", l.Downloads},
 		{&m.connections, "media_connections", l.Connections}, {&m.members, "media_members", l.CachedMembers},
+		{&m.users, "media_users", remembered}, {&m.addresses, "media_addresses", remembered},
 	} {
 		var err error
 		if *q.to, err = obs.NewQueue(reg, q.name, q.limit); err != nil {

@@ -44,6 +44,10 @@ func (s *Service) sweep(ctx context.Context) {
 			break
 		}
 	}
+	_, users := s.rates.users.Len()
+	_, addresses := s.rates.addresses.Len()
+	s.m.users.Depth.Set(float64(users))
+	s.m.addresses.Depth.Set(float64(addresses))
 	if objects, bytes, err := s.cfg.Store.Usage(ctx); err == nil {
 		s.m.objects.Set(float64(objects))
 		s.m.bytes.Set(float64(bytes))

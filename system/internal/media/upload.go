@@ -72,7 +72,12 @@ func (s *Service) upload(tus http.Handler) http.Handler {
 			return
 		}
 		defer release()
-		b := &body{ReadCloser: r.Body, limits: &s.limits, rc: http.NewResponseController(w), start: time.Now()}
+		account, ok := s.open(w, r, who.User)
+		if !ok {
+			return
+		}
+		defer account.close()
+		b := &body{ReadCloser: r.Body, account: account, limits: &s.limits, rc: http.NewResponseController(w), start: time.Now()}
 		defer b.end()
 		stop := context.AfterFunc(r.Context(), func() { b.interrupt(handler.ErrServerShutdown) })
 		defer stop()
