@@ -22,7 +22,7 @@ import (
 
 // Seconds of the work before its steady phase.
 const (
-	RampS   = 8 // users connect in the first seven
+	RampS   = 8 // of Work.RampS, where it does not say
 	WarmupS = 2
 )
 
@@ -30,7 +30,8 @@ const (
 type Work struct {
 	Gateway  string // ws://host:port
 	Users    int    // each writes one message a second
-	SteadyS  int    // from RampS+WarmupS on
+	RampS    int    // users connect in all but the last of them; 0: RampS, else at least 2
+	SteadyS  int    // measured, after the ramp and the warm-up
 	To       uint64 // each writes to the one so many further; 0: to themselves
 	Spool    *os.File
 	Progress func(load.Progress) // may be nil
@@ -38,27 +39,33 @@ type Work struct {
 
 // Played is what the engine recorded in the steady phase.
 type Played struct {
+	From  time.Duration // run time
 	Trips int64         // answered
 	CPU   time.Duration // of this process
 	Over  time.Duration // that it was counted over
 	Late  *hdrhistogram.Histogram
 	Sent  *hdrhistogram.Histogram // round trips from the intended time, µs
+	Rig   []history.Rig           // of the whole run
 }
 
 // Play plays the work with the engine of sim/load.
 func Play(ctx context.Context, w Work) (*Played, error) {
+	if w.RampS == 0 {
+		w.RampS = RampS
+	}
+	from := time.Duration(w.RampS+WarmupS) * time.Second
 	spec, err := scenario.Parse("round trips", []byte(fmt.Sprintf(`
 name: bench_round_trips
 question: What does a round trip cost the generator?
 preset: direct
 rates: {users: %d, sends_per_s: 10, logins_per_s: 10, mean_session: 30s, devices: 1}
 phases: {provision: 1s, ramp: %ds, backlog: 0s, warmup: %ds, steady: %ds, settle: 1s, proof: 5s}
-`, 4*w.Users, RampS, WarmupS, w.SteadyS)))
+`, 4*w.Users, w.RampS, WarmupS, w.SteadyS)))
 	if err != nil {
 		return nil, fmt.Errorf("roundtrip: %w", err)
 	}
 	pop := population.New(spec.Seed, int64(4*w.Users), spec.Preset, 1)
-	t := &tally{from: RampS + WarmupS, played: Played{Late: hdrhistogram.New(1, 60_000_000, 3), Sent: hdrhistogram.New(1, 60_000_000, 3)}}
+	t := &tally{played: Played{From: from, Late: hdrhistogram.New(1, 60_000_000, 3), Sent: hdrhistogram.New(1, 60_000_000, 3)}}
 	e, err := load.New(load.Config{Spec: spec, Population: pop, Schedule: workload.Custom(spec, pop, w.actions()), Target: bare{w.Gateway}, History: t,
 		Spool: w.Spool, Start: time.Now(), Progress: w.Progress})
 	if err != nil {
@@ -71,16 +78,17 @@ phases: {provision: 1s, ramp: %ds, backlog: 0s, warmup: %ds, steady: %ds, settle
 }
 
 func (w Work) actions() []workload.Action {
-	end := time.Duration(RampS+WarmupS+w.SteadyS+5) * time.Second
+	ramp := time.Duration(w.RampS) * time.Second
+	end := ramp + time.Duration(WarmupS+w.SteadyS+5)*time.Second
 	users := uint64(w.Users)
 	var out []workload.Action
 	for u := range users {
 		out = append(out, workload.Action{Kind: workload.Open, User: u + 1, Until: end, ReplyTo: -1, Index: -1, Stratum: -1,
-			At: time.Duration(u) * 7 * time.Second / time.Duration(users)})
+			At: time.Duration(u) * (ramp - time.Second) / time.Duration(users)})
 	}
 	for i := range users * uint64(WarmupS+w.SteadyS) {
 		u := i % users
-		out = append(out, workload.Action{Kind: workload.Send, At: RampS*time.Second + time.Duration(i)*time.Second/time.Duration(users), User: u + 1,
+		out = append(out, workload.Action{Kind: workload.Send, At: ramp + time.Duration(i)*time.Second/time.Duration(users), User: u + 1,
 			Conv: workload.Conv{Peer: (u+w.To)%users + 1}, BodyLen: 100, ReplyTo: -1, Index: -1, Stratum: -1})
 	}
 	return out
@@ -120,8 +128,7 @@ func (t bare) ChangeMembers(context.Context, *wire.MembershipChange) (*wire.Memb
 // tally keeps what is looked at.
 type tally struct {
 	played Played
-	from   float64 // of the steady phase
-	steady bool    // the last second was in it
+	steady bool // the last second was in it
 	cpu    time.Duration
 }
 
@@ -137,7 +144,7 @@ func (t *tally) Second(s history.Second) error {
 }
 
 func (t *tally) Interval(i history.Interval) error {
-	if i.Start < t.from {
+	if i.Start < t.played.From.Seconds() {
 		return nil
 	}
 	switch i.Kind {
@@ -151,8 +158,11 @@ func (t *tally) Interval(i history.Interval) error {
 func (t *tally) Role(history.RoleSample) error        { return nil }
 func (t *tally) Counters(history.CounterSample) error { return nil }
 func (t *tally) Stages(*history.Stages) error         { return nil }
-func (t *tally) Rig(history.Rig) error                { return nil }
 func (t *tally) Event(history.Event) error            { return nil }
+func (t *tally) Rig(r history.Rig) error {
+	t.played.Rig = append(t.played.Rig, r)
+	return nil
+}
 
 // ownCPU is the CPU that this process has used.
 func ownCPU() time.Duration {
