@@ -34,7 +34,7 @@ type backend struct {
 	Name       string    `json:"name"`
 	PerCPUS    float64   `json:"deliveries_per_cpu_s"` // of the process tree; throng: of all roles and the infrastructure
 	PerS       float64   `json:"deliveries_per_s"`
-	Expected   float64   `json:"expected_per_s,omitempty"` // Centrifugo
+	Expected   float64   `json:"expected_per_s,omitempty"`               // Centrifugo
 	Gateway    float64   `json:"deliveries_per_gateway_cpu_s,omitempty"` // throng
 	Latency    []float64 `json:"latency_ms,omitempty"`                   // by quantile, from the intended time
 	RSSPerConn float64   `json:"rss_bytes_per_connection"`
