@@ -46,6 +46,7 @@ type device struct {
 	typing     []*wire.TypingEvent
 	presence   []*wire.PresenceEvent
 	refused    []*wire.Error
+	writes     map[uint64]int // of each send, by client_msg_id
 	closes     []wire.CloseCode
 	deaf       bool            // loses what comes until it connects again
 	silent     bool            // acknowledges nothing
@@ -82,7 +83,7 @@ func dial(t *testing.T, gateways []string, key wire.Key, user uint64, number uin
 	}
 	d := &device{t: t, gateways: gateways, token: token, user: user, number: number,
 		changed: make(chan struct{}), outbox: map[wire.Conversation]*outbox{}, windows: map[sender]*wire.Window{},
-		receipts: map[peerIn]watermarks{}, results: map[uint64]*wire.GroupResult{}}
+		receipts: map[peerIn]watermarks{}, results: map[uint64]*wire.GroupResult{}, writes: map[uint64]int{}}
 	d.connect()
 	return d
 }
@@ -251,11 +252,14 @@ func (d *device) fault(e *wire.Error) {
 			if !retry {
 				d.refused = append(d.refused, e)
 				o.unacked = append(o.unacked[:i:i], o.unacked[i+1:]...)
-				// The refused one used up no sequence number: close the gap.
-				for _, later := range o.unacked[i:] {
-					later.Seq--
+				if len(e.Chain) > 0 {
+					o.chain = e.Chain
+				} else { // it used up no sequence number: close the gap
+					for _, later := range o.unacked[i:] {
+						later.Seq--
+					}
+					o.seq--
 				}
-				o.seq--
 			}
 			d.settle(conv, o)
 			return
@@ -294,6 +298,7 @@ func (d *device) resend(conv wire.Conversation) {
 			s.Chain = o.chain
 		}
 		d.write(&wire.Frame{Kind: &wire.Frame_Send{Send: s}})
+		d.writes[s.ClientMsgId]++
 		o.flying++
 	}
 }

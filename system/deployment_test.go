@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -273,18 +274,27 @@ func TestMain(m *testing.M) {
 }
 
 // freePort returns an address that nobody listens on at the moment, outside
-// the range of client sockets.
+// the range of client sockets. As in sim/target, whose tests run at the same
+// time, holding the UDP port of that number claims it until the test ends, also
+// while the process that listens there is dead.
 func freePort(t *testing.T) func() string {
-	next := 20_000 + os.Getpid()%8_000
+	next := 20_000 + rand.IntN(8_000)
 	return func() string {
 		for ; next < 32_000; next++ {
-			ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", next))
+			addr := fmt.Sprintf("127.0.0.1:%d", next)
+			claim, err := net.ListenPacket("udp", addr)
 			if err != nil {
 				continue
 			}
+			ln, err := net.Listen("tcp", addr)
+			if err != nil {
+				claim.Close()
+				continue
+			}
+			t.Cleanup(func() { claim.Close() })
 			next++
 			ln.Close()
-			return ln.Addr().String()
+			return addr
 		}
 		t.Fatal("no free port")
 		return ""

@@ -74,7 +74,8 @@ type world struct {
 	online    map[*device]bool
 	groups    []*modelGroup
 	sent      []*modelSend
-	down      *process // killed, not started again
+	got       map[*device][]*wire.Deliver // when last looked at
+	down      *process                    // killed, not started again
 }
 
 // modelGroup is a group with its members by position in its log.
@@ -92,6 +93,7 @@ type modelChange struct {
 type modelSend struct {
 	from *device
 	id   uint64 // client_msg_id
+	seq  uint64
 	conv wire.Conversation
 	body string
 }
@@ -196,7 +198,7 @@ func (w *world) writeToAll(t *rapid.T) {
 func (w *world) send(dev *device, conv wire.Conversation) {
 	s := &modelSend{from: dev, conv: conv, body: fmt.Sprintf("%06d", len(w.sent))}
 	dev.send(conv, s.body)
-	dev.update(func() { s.id = dev.nextID })
+	dev.update(func() { s.id, s.seq = dev.nextID, dev.outbox[conv].seq })
 	w.sent = append(w.sent, s)
 }
 
@@ -282,18 +284,22 @@ func (w *world) missing() (what string) {
 	if what != "" {
 		return what
 	}
-	want, unseen := w.expected()
+	w.got = map[*device][]*wire.Deliver{}
+	for _, dev := range w.devices {
+		dev.update(func() { w.got[dev] = slices.Clone(dev.got) })
+	}
+	want, _, unseen := w.expected()
 	if unseen != "" {
 		return unseen
 	}
 	for dev, bodies := range want {
-		dev.update(func() {
-			for _, m := range dev.got {
-				delete(bodies, string(m.Body))
+		for _, m := range w.got[dev] {
+			delete(bodies, string(m.Body))
+		}
+		for body, must := range bodies {
+			if must {
+				return fmt.Sprintf("%s lacks %s", dev.name(), w.describe(body))
 			}
-		})
-		for body := range bodies {
-			return fmt.Sprintf("%s lacks %s", dev.name(), w.describe(body))
 		}
 	}
 	return ""
@@ -311,44 +317,56 @@ func (w *world) describe(body string) string {
 
 func (d *device) name() string { return fmt.Sprintf("device %d.%d", d.user%100, d.number) }
 
-// expected returns what each device must have. A group message that nobody has
-// yet is unseen: its position, and so its addressees, are not known. One whose
-// sender did not learn in time that it was accepted may be in the log twice;
-// it is for the members at each of the positions.
-func (w *world) expected() (want map[*device]map[string]bool, unseen string) {
+// refusals returns the sends of a device that were refused for good. Of one that
+// was written more than once, that may have been accepted before: sure is false.
+func (d *device) refusals() (sure map[uint64]bool) {
+	sure = map[uint64]bool{}
+	d.update(func() {
+		for _, e := range d.refused {
+			sure[e.ClientMsgId] = d.writes[e.ClientMsgId] == 1
+		}
+	})
+	return sure
+}
+
+// expected returns what each device may have, true what it must have, and the
+// highest seq that each has got accepted in each conversation. A group message
+// that nobody has yet is unseen: its position, and so its addressees, are not
+// known. One whose sender did not learn in time that it was accepted may be in
+// the log twice; it is for the members at each of the positions. If it was
+// refused in the end, it was accepted if anybody has it, but for the copies for
+// its sender's other devices, which come last.
+func (w *world) expected() (want map[*device]map[string]bool, top map[*device]map[wire.Conversation]uint64, unseen string) {
 	offsets := map[string][]int64{}
-	refused := map[*device]map[uint64]wire.Code{}
-	want = map[*device]map[string]bool{}
+	refused := map[*device]map[uint64]bool{}
+	want, top = map[*device]map[string]bool{}, map[*device]map[wire.Conversation]uint64{}
 	for _, dev := range w.devices {
-		want[dev], refused[dev] = map[string]bool{}, map[uint64]wire.Code{}
-		dev.update(func() {
-			for _, m := range dev.got {
-				if m.Kind != wire.Kind_KIND_SYSTEM {
-					offsets[string(m.Body)] = append(offsets[string(m.Body)], m.Offset)
-				}
+		want[dev], top[dev], refused[dev] = map[string]bool{}, map[wire.Conversation]uint64{}, dev.refusals()
+		for _, m := range w.got[dev] {
+			if m.Kind != wire.Kind_KIND_SYSTEM {
+				offsets[string(m.Body)] = append(offsets[string(m.Body)], m.Offset)
 			}
-			for _, e := range dev.refused {
-				refused[dev][e.ClientMsgId] = e.Code
-			}
-		})
+		}
 	}
 	for _, s := range w.sent {
-		if _, no := refused[s.from][s.id]; no {
+		at := offsets[s.body]
+		sure, no := refused[s.from][s.id]
+		if no && (sure || len(at) == 0) {
 			continue
 		}
-		at := offsets[s.body]
 		if s.conv.Group != 0 && len(at) == 0 {
-			return nil, fmt.Sprintf("message %s of %s to %+v was accepted, and nobody has it", s.body, s.from.name(), s.conv)
+			return nil, nil, fmt.Sprintf("message %s of %s to %+v was accepted, and nobody has it", s.body, s.from.name(), s.conv)
 		}
+		top[s.from][s.conv] = s.seq // in order
 		for _, dev := range w.devices {
 			// The other devices of the sender get a copy, in a group as a member's.
 			own := s.conv.Group == 0 && dev.user == s.from.user
 			if dev != s.from && (own || w.addressed(dev.user, s.conv, at...)) {
-				want[dev][s.body] = true
+				want[dev][s.body] = !own || !no
 			}
 		}
 	}
-	return want, ""
+	return want, top, ""
 }
 
 // addressed says whether a message is for a user, in a group at one of the
@@ -368,17 +386,8 @@ func (w *world) addressed(user uint64, conv wire.Conversation, at ...int64) bool
 // the application, is out of order, or was said to have been read or received
 // and was not.
 func (w *world) check() {
-	want, _ := w.expected()
+	want, highest, _ := w.expected()
 	place := map[string]int{}
-	highest := map[*device]map[wire.Conversation]uint64{}
-	for _, dev := range w.devices {
-		dev.update(func() {
-			highest[dev] = map[wire.Conversation]uint64{}
-			for conv, o := range dev.outbox {
-				highest[dev][conv] = o.seq
-			}
-		})
-	}
 	for i, s := range w.sent {
 		place[s.body] = i
 	}
@@ -386,13 +395,14 @@ func (w *world) check() {
 		dev.update(func() {
 			seen := map[string]bool{}
 			last := map[sender]int{}
-			for _, m := range dev.got {
+			for _, m := range w.got[dev] {
 				body, from := string(m.Body), sender{m.From, m.FromDevice, m.Group, m.To}
 				if m.Kind == wire.Kind_KIND_SYSTEM {
 					continue
 				}
-				if !want[dev][body] || seen[body] || m.Group != 0 && !w.addressed(dev.user, group(m.Group), m.Offset) {
-					w.t.Errorf("%s got %s of %d in group %d at %d: wanted %v, before %v", dev.name(), body, m.From, m.Group, m.Offset, want[dev][body], seen[body])
+				_, may := want[dev][body]
+				if !may || seen[body] || m.Group != 0 && !w.addressed(dev.user, group(m.Group), m.Offset) {
+					w.t.Errorf("%s got %s of %d in group %d at %d: wanted %v, before %v", dev.name(), body, m.From, m.Group, m.Offset, may, seen[body])
 				}
 				seen[body] = true
 				if before, ok := last[from]; ok && before > place[body] {

@@ -2,10 +2,7 @@ package system_test
 
 import (
 	"fmt"
-	"io"
-	"net"
 	"slices"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -299,22 +296,10 @@ func TestStaleGatewayIsFenced(t *testing.T) {
 	d := startAll(t, counts{gateways: 1, messages: 1, fanouts: 1, groups: 1, inboxes: 1, pushes: 1})
 	d.provision(3, 1, nil)
 	link := newLink(t, d.cfg.Inboxes[0].RPC)
-	stale := d.cfg
-	stale.Gateways = append(slices.Clone(d.cfg.Gateways), system.GatewayInstance{Listen: "127.0.0.1:0", Debug: "127.0.0.1:0"})
-	stale.Inboxes = slices.Clone(d.cfg.Inboxes)
-	stale.Inboxes[0].RPC = link.addr()
-	free := freePort(t)
-	stale.Gateways[1].Listen, stale.Gateways[1].Debug = free(), free()
-	p, err := system.Start(t.Context(), stale, system.Gateway, 1, io.Discard)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := p.Close(); err != nil {
-			t.Error(err)
-		}
+	there := d.gatewayWith(func(c *system.Config) {
+		c.Inboxes = slices.Clone(c.Inboxes)
+		c.Inboxes[0].RPC = link.addr()
 	})
-	there := []string{stale.Gateways[1].Listen}
 	old := dial(t, there, d.key, 1, 0)
 	old.awaitCurrent()
 	other := dial(t, there, d.key, 3, 0)
@@ -343,78 +328,4 @@ func TestStaleGatewayIsFenced(t *testing.T) {
 	if len(old.got) != 0 || now.connects != 1 || other.connects != 1 {
 		t.Errorf("the stale connection got %v; %d and %d connects", old.got, now.connects, other.connects)
 	}
-}
-
-// link is a TCP connection between two roles that can be cut.
-type link struct {
-	ln net.Listener
-	to string
-	wg sync.WaitGroup
-
-	mu    sync.Mutex
-	down  bool
-	conns map[net.Conn]bool
-}
-
-func newLink(t *testing.T, to string) *link {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := &link{ln: ln, to: to, conns: map[net.Conn]bool{}}
-	l.wg.Go(l.serve)
-	t.Cleanup(func() { ln.Close(); l.cut(); l.wg.Wait() })
-	return l
-}
-
-func (l *link) addr() string { return l.ln.Addr().String() }
-
-func (l *link) serve() {
-	for {
-		in, err := l.ln.Accept()
-		if err != nil {
-			return
-		}
-		out, err := net.Dial("tcp", l.to)
-		if err != nil || !l.add(in, out) {
-			in.Close()
-			if err == nil {
-				out.Close()
-			}
-			continue
-		}
-		for _, pair := range [][2]net.Conn{{in, out}, {out, in}} {
-			l.wg.Go(func() {
-				_, _ = io.Copy(pair[0], pair[1]) // ends with the connection, however that ends
-				in.Close()
-				out.Close()
-			})
-		}
-	}
-}
-
-func (l *link) add(conns ...net.Conn) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, c := range conns {
-		l.conns[c] = true
-	}
-	return !l.down
-}
-
-func (l *link) cut() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.down = true
-	for c := range l.conns {
-		c.Close()
-	}
-	clear(l.conns)
-}
-
-func (l *link) restore() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.down = false
 }

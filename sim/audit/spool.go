@@ -243,8 +243,9 @@ func (h Handle) Acknowledged(at time.Duration) {
 	h.spool.end(l, int(h.lane))
 }
 
-// Refused says that the sender has a final error for it: it must reach nobody.
-// An acknowledgement outweighs it, whichever comes first.
+// Refused says that the sender has a final error for it, and had not written it
+// before: it must reach nobody. An acknowledgement outweighs it, whichever comes
+// first.
 func (h Handle) Refused() {
 	h.spool.end(h.begin(refusal), int(h.lane))
 }

@@ -237,7 +237,7 @@ type Event struct {
 type Audit struct {
 	Sends        int64 `json:"sends"`        // written to a socket at least once
 	Acknowledged int64 `json:"acknowledged"` // Sent received
-	Unanswered   int64 `json:"unanswered"`   // neither Sent nor a final error: may or may not arrive
+	Unanswered   int64 `json:"unanswered"`   // neither Sent nor a final error at the first try: may or may not arrive
 	Expected     int64 `json:"expected"`     // pairs of acknowledged messages
 	Proved       int64 `json:"proved"`       // delivered exactly once, in order
 	Lost         int64 `json:"lost"`         // the device was drained and did not have it

@@ -84,6 +84,7 @@ type outMsg struct {
 	seq      uint64
 	send     *wire.Send
 	written  time.Duration // last write, -1 before the first
+	again    bool          // that was not the first
 	done     bool
 }
 

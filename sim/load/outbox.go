@@ -18,7 +18,7 @@ type outbox struct {
 	conv            conv
 	chain           [wire.ChainBytes]byte // of acked
 	seq             uint32                // last used
-	acked           uint32                // last answered by Sent
+	acked           uint32                // last answered with a chain
 	delivered, read uint32                // to the peer, or to all members of the group, up to here
 	resending       bool                  // a resend is scheduled
 }
@@ -94,7 +94,8 @@ func (d *device) settle(m *outMsg) {
 	}
 }
 
-// accepted notes that a message is durable. The caller holds d.mu.
+// accepted notes that a message is durable, or refused and its number used up.
+// The caller holds d.mu.
 func (d *device) accepted(m *outMsg, chain []byte) {
 	d.settle(m)
 	if o := d.outboxOf(m.conv); uint32(m.seq) > o.acked {

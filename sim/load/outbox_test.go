@@ -33,6 +33,27 @@ func seqs(sends []*outMsg) (out []uint64) {
 	return out
 }
 
+// A refused send with a chain keeps its number, and the next one proves that it
+// follows it.
+func TestRefusedSendKeepsItsNumber(t *testing.T) {
+	d, a, e := &device{}, conv{group: 2}, &Engine{start: time.Now()}
+	one, two := message(d, a, 1), message(d, a, 2)
+	one.written, two.written = -1, -1
+	if e.frame(d, one); one.again {
+		t.Error("the first write is taken for another one")
+	}
+	if e.frame(d, one); !one.again {
+		t.Error("the second write is taken for the first")
+	}
+	e.refuse(d, one, []byte("chain of one...."))
+	if f := e.frame(d, two).GetSend(); f.Seq != 2 || string(f.Chain) != "chain of one...." {
+		t.Errorf("the next is %d after %q", f.Seq, f.Chain)
+	}
+	if len(d.unacked) != 1 || d.number(a) != 3 {
+		t.Errorf("unanswered are %v", seqs(d.unacked))
+	}
+}
+
 // Each conversation has its own numbers, its own unanswered sends and its own
 // chain, whatever the order of the answers.
 func TestOutboxesAreApart(t *testing.T) {

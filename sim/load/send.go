@@ -239,7 +239,7 @@ func (e *Engine) frame(d *device, m *outMsg) *wire.Frame {
 		m.send.Chain = o.chain[:]
 	}
 	now := e.now()
-	if m.written < 0 {
+	if m.again = m.written >= 0; !m.again {
 		setWritten(m.send.Body, now-m.intended)
 	}
 	m.written = now
@@ -290,11 +290,14 @@ func (e *Engine) refusedOrRetry(d *device, f *wire.Error) {
 	switch f.Code {
 	case wire.Code_CODE_RETRY, wire.Code_CODE_SEQUENCE, wire.Code_CODE_RATE_LIMITED, wire.Code_CODE_INTERNAL:
 	default:
-		e.refuse(d, m)
+		e.refuse(d, m, f.Chain)
+		again := m.again
 		d.mu.Unlock()
 		e.stats.inFlight.Add(-1)
 		e.stats.refused.Add(1)
-		m.audit.Refused()
+		if !again { // else it may have been accepted when it was written first
+			m.audit.Refused()
+		}
 		d.mu.Lock()
 		if len(d.waiting(m.conv)) == 0 {
 			d.mu.Unlock()
@@ -312,9 +315,14 @@ func (e *Engine) refusedOrRetry(d *device, f *wire.Error) {
 	}
 }
 
-// refuse takes a send that was finally refused out of its conversation: its
-// number is free, those behind it move up. The caller holds d.mu.
-func (e *Engine) refuse(d *device, m *outMsg) {
+// refuse takes a send that was finally refused out of its conversation. With a
+// chain its number is used up, else it is free and those behind it move up. The
+// caller holds d.mu.
+func (e *Engine) refuse(d *device, m *outMsg, chain []byte) {
+	if len(chain) > 0 {
+		d.accepted(m, chain)
+		return
+	}
 	d.settle(m)
 	for _, u := range d.waiting(m.conv) {
 		if u.seq > m.seq {

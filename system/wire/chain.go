@@ -10,9 +10,9 @@ import (
 // occur in the signing input of a token, so that neither can stand for the other.
 const chainDomain = "throng chain 1\x00"
 
-// Chain is the proof that message seq of a device in a conversation is durable:
-// HMAC-SHA256 under the service's key, cut to 16 bytes. Only the service can
-// make one, so a client that shows it has seen seq answered with Sent.
+// Chain is the proof that message seq of a device in a conversation is durable,
+// or was refused for good: HMAC-SHA256 under the service's key, cut to 16 bytes.
+// Only the service can make one, so a client that shows it has seen seq answered.
 func Chain(key Key, user uint64, device uint32, conversation Conversation, seq uint64) [ChainBytes]byte {
 	var b [len(chainDomain) + 36]byte
 	n := copy(b[:], chainDomain)

@@ -2494,10 +2494,14 @@ type Error struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Code  Code                   `protobuf:"varint,1,opt,name=code,proto3,enum=throng.v1.Code" json:"code,omitempty"`
 	// Set when the error answers a Send.
-	ClientMsgId   uint64 `protobuf:"varint,2,opt,name=client_msg_id,json=clientMsgId,proto3" json:"client_msg_id,omitempty"`
-	Detail        string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
-	ExpectedSeq   uint64 `protobuf:"varint,4,opt,name=expected_seq,json=expectedSeq,proto3" json:"expected_seq,omitempty"`
-	RetryAfterMs  uint32 `protobuf:"varint,5,opt,name=retry_after_ms,json=retryAfterMs,proto3" json:"retry_after_ms,omitempty"`
+	ClientMsgId  uint64 `protobuf:"varint,2,opt,name=client_msg_id,json=clientMsgId,proto3" json:"client_msg_id,omitempty"`
+	Detail       string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	ExpectedSeq  uint64 `protobuf:"varint,4,opt,name=expected_seq,json=expectedSeq,proto3" json:"expected_seq,omitempty"`
+	RetryAfterMs uint32 `protobuf:"varint,5,opt,name=retry_after_ms,json=retryAfterMs,proto3" json:"retry_after_ms,omitempty"`
+	// The send was refused for good and has used up its seq, which may be taken:
+	// what was written before, and not answered, may have been accepted. The next
+	// Send of the conversation needs this chain, as that of a Sent.
+	Chain         []byte `protobuf:"bytes,6,opt,name=chain,proto3" json:"chain,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2565,6 +2569,13 @@ func (x *Error) GetRetryAfterMs() uint32 {
 		return x.RetryAfterMs
 	}
 	return 0
+}
+
+func (x *Error) GetChain() []byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
 }
 
 // Drain: this gateway is going away; reconnect elsewhere, after a random time
@@ -2802,13 +2813,14 @@ const file_system_wire_chat_proto_rawDesc = "" +
 	"\x04Ping\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\x04R\x05nonce\"\x1c\n" +
 	"\x04Pong\x12\x14\n" +
-	"\x05nonce\x18\x01 \x01(\x04R\x05nonce\"\xb1\x01\n" +
+	"\x05nonce\x18\x01 \x01(\x04R\x05nonce\"\xc7\x01\n" +
 	"\x05Error\x12#\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x0f.throng.v1.CodeR\x04code\x12\"\n" +
 	"\rclient_msg_id\x18\x02 \x01(\x04R\vclientMsgId\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x12!\n" +
 	"\fexpected_seq\x18\x04 \x01(\x04R\vexpectedSeq\x12$\n" +
-	"\x0eretry_after_ms\x18\x05 \x01(\rR\fretryAfterMs\"$\n" +
+	"\x0eretry_after_ms\x18\x05 \x01(\rR\fretryAfterMs\x12\x14\n" +
+	"\x05chain\x18\x06 \x01(\fR\x05chain\"$\n" +
 	"\x05Drain\x12\x1b\n" +
 	"\tjitter_ms\x18\x01 \x01(\rR\bjitterMs*\xda\x01\n" +
 	"\x04Kind\x12\r\n" +

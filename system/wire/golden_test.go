@@ -45,6 +45,7 @@ func goldens() map[string]*Frame {
 		"typing_event":   {Kind: &Frame_TypingEvent{&TypingEvent{Group: 5, From: 9}}},
 		"presence_event": {Kind: &Frame_PresenceEvent{&PresenceEvent{User: 9, LastSeenMs: ms}}},
 		"error":          {Kind: &Frame_Error{&Error{Code: Code_CODE_SEQUENCE, ClientMsgId: 7, Detail: "no", ExpectedSeq: 3, RetryAfterMs: 200}}},
+		"error_refused":  {Kind: &Frame_Error{&Error{Code: Code_CODE_NOT_MEMBER, ClientMsgId: 7, Chain: seqBytes(0xb0)}}},
 		"drain":          {Kind: &Frame_Drain{&Drain{JitterMs: 3000}}},
 		"pong":           {Kind: &Frame_Pong{&Pong{Nonce: 42}}},
 		"send_reaction":  {Kind: &Frame_Send{&Send{ClientMsgId: 7, User: 258, Seq: 1, Kind: Kind_KIND_REACTION, Body: []byte{0xf0, 0x9f, 0x91}, About: seqBytes(0xa0)}}},

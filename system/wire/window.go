@@ -4,7 +4,7 @@ package wire
 // conversation) by their seq. It remembers the unbroken run of seqs that ends
 // at the highest one, however long it is, and which of the WindowSize before
 // the run have come, in 24 bytes. Messages come in order and without gaps but
-// for times in which the receiver was not a member, so the run is nearly
+// for times in which the receiver was not a member and for what was refused, so the run is nearly
 // everything, and a message that comes again is known however old it is.
 //
 // It is not a high-water mark: a message that comes late is fresh if it has

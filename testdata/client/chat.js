@@ -175,11 +175,15 @@ export class Client extends EventEmitter {
     }
   }
 
-  /** A refused message has used up no sequence number. */
+  /** A refused message has used up its sequence number if the error has a chain, else not. */
   refuse(outbox, i, error) {
     const [{ reject }] = outbox.waiting.splice(i, 1);
-    outbox.seq--;
-    for (const { send } of outbox.waiting.slice(i)) send.seq--;
+    if (error.chain?.length) {
+      outbox.chain = error.chain;
+    } else {
+      outbox.seq--;
+      for (const { send } of outbox.waiting.slice(i)) send.seq--;
+    }
     this.emit('refused', error);
     reject(new Error(`${error.code}: ${error.detail}`));
   }

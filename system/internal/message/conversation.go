@@ -58,6 +58,7 @@ type submission struct {
 	msg     uint64 // client_msg_id
 	env     *rpc.Envelope
 	item    *rpc.AppendItem // direct: set by the appender
+	appends int             // direct: times that was handed out, by the appender
 	at      time.Time       // of acceptance
 	dead    atomic.Bool     // answered: whoever still has it drops it
 	span    *obs.Span       // nil if it is not traced
@@ -176,6 +177,7 @@ func (sh *shard) unlink(c *conversation) {
 type verdict struct {
 	code      wire.Code // not 0: refused
 	expected  uint64    // with CODE_SEQUENCE, 0 if not known
+	chain     []byte    // refused for good: proves that the seq is used up
 	duplicate bool      // durable already
 	join      *submission
 }

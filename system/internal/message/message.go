@@ -308,6 +308,7 @@ func (s *Service) checked(sub *submission, code wire.Code) {
 type direct submission
 
 func (d *direct) Item() *rpc.AppendItem {
+	d.appends++
 	if d.item == nil {
 		d.item = &rpc.AppendItem{Message: d.env, Users: []uint64{d.env.To}}
 	}
@@ -322,7 +323,13 @@ func (d *direct) Resolve(res *rpc.AppendResult) bool {
 		d.service.appendTo(d.env.From, own)
 		return true
 	}
-	d.service.complete((*submission)(d), inboxCode(res), "")
+	code := inboxCode(res)
+	if code != 0 && d.appends > 1 {
+		// An instance that died may have taken it. The client is to find out by
+		// itself, so that only what it wrote once is surely refused.
+		code = wire.Code_CODE_RETRY
+	}
+	d.service.complete((*submission)(d), code, "")
 	return true
 }
 

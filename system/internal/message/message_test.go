@@ -188,6 +188,56 @@ func TestRestartNeedsTheChain(t *testing.T) {
 	g.awaitSent(g.send(2, to(4, 3)))
 }
 
+// What is refused for good has used up its number: the chain of the refusal lets
+// the next one follow, here and elsewhere. Nobody takes the refused one for
+// durable, and a failure that passes uses up nothing.
+func TestRefusalUsesUpItsNumber(t *testing.T) {
+	r := newRig(t, nil)
+	r.inbox.decide = func(_ int, item *rpc.AppendItem) (wire.Code, bool) {
+		switch {
+		case item.Message.Seq == 2:
+			return wire.Code_CODE_INBOX_FULL, true
+		case item.Message.Seq == 4:
+			return wire.Code_CODE_INTERNAL, true
+		}
+		return 0, true
+	}
+	g := r.start()
+	g.awaitSent(g.send(2, to(4, 1)))
+	refused := g.awaitCode(g.send(2, to(4, 2)), wire.Code_CODE_INBOX_FULL)
+	if want := wire.Chain(testKey(), 2, 1, wire.Conversation{User: 4}, 2); !bytes.Equal(refused.Chain, want[:]) {
+		t.Fatalf("refused with chain %x, want %x", refused.Chain, want)
+	}
+	g.awaitCode(g.send(2, to(4, 2)), wire.Code_CODE_INBOX_FULL) // the answer was lost
+	g.awaitCode(g.send(2, to(4, 3)), wire.Code_CODE_SEQUENCE)   // without proof
+	for range 2 {
+		three := to(4, 3)
+		three.Chain = refused.Chain
+		g.awaitSent(g.send(2, three))
+		if e := g.awaitCode(g.send(2, to(4, 4)), wire.Code_CODE_RETRY); len(e.Chain) > 0 {
+			t.Fatalf("a failure that passes has chain %x", e.Chain)
+		}
+		g.stopService()
+		g = r.start() // an instance that knows nothing
+	}
+}
+
+// An inbox that died may have stored what it did not answer. What the next one
+// refuses is the client's to send again, so that it knows that it did.
+func TestRefusedByTheSecondInbox(t *testing.T) {
+	r := newRig(t, nil)
+	r.inbox.decide = func(int, *rpc.AppendItem) (wire.Code, bool) { return 0, false }
+	g := r.start()
+	ref := g.send(2, to(4, 1))
+	waitFor(t, "the inbox to have it", func() bool { return len(r.inbox.items()) == 1 })
+	r.stopInbox()
+	full := &fakeInbox{decide: func(int, *rpc.AppendItem) (wire.Code, bool) { return wire.Code_CODE_INBOX_FULL, true }}
+	_, stop := serve(t, r.inboxAddr, func(s *grpc.Server) { rpc.RegisterInboxServer(s, full) })
+	defer stop()
+	g.awaitCode(ref, wire.Code_CODE_RETRY)
+	g.awaitCode(g.send(2, to(4, 1)), wire.Code_CODE_INBOX_FULL)
+}
+
 func TestGroupRefusals(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Timeout = 400 * time.Millisecond })
 	both := make(chan struct{}) // are in flight, one behind the other

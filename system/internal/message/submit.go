@@ -233,8 +233,13 @@ func (s *Service) complete(sub *submission, code wire.Code, detail string) {
 				code, detail = wire.Code_CODE_RETRY, "an earlier message failed"
 			}
 			s.end(behind, code.String())
+			v := verdict{code: code}
+			if i == 0 && final(code) {
+				chain := wire.Chain(s.cfg.Key, c.key.user, c.key.device, c.key.to, behind.seq)
+				v.chain = chain[:]
+			}
 			for _, w := range behind.waiters {
-				s.refuse(w, behind.msg, verdict{code: code}, detail, 0)
+				s.refuse(w, behind.msg, v, detail, 0)
 			}
 		}
 		c.queue = nil
@@ -277,5 +282,15 @@ func (s *Service) sentAt(w waiter, k convKey, seq uint64, id []byte, msg uint64,
 func (s *Service) refuse(w waiter, msg uint64, v verdict, detail string, retryAfterMS uint32) {
 	s.m.refusals.WithLabelValues(codeLabel(v.code)).Inc()
 	w.sink.push(&rpc.SubmitResult{Ref: w.ref, Error: &wire.Error{
-		Code: v.code, ClientMsgId: msg, Detail: detail, ExpectedSeq: v.expected, RetryAfterMs: retryAfterMS}})
+		Code: v.code, ClientMsgId: msg, Detail: detail, ExpectedSeq: v.expected, RetryAfterMs: retryAfterMS, Chain: v.chain}})
+}
+
+// final says whether a send that failed with code never passes. It has used up
+// its seq all the same: the instance cannot know whether the client sent it
+// before, to one that made it durable and died, and the members have it under
+// that seq. A number that is used twice would be a duplicate to them. The chain
+// that the client gets lets the next one follow; nothing is remembered, so that
+// the same send, if the answer is lost, is judged anew and not taken for durable.
+func final(code wire.Code) bool {
+	return code != wire.Code_CODE_RETRY && code != wire.Code_CODE_INTERNAL
 }
