@@ -394,18 +394,14 @@ func TestUpgradeRefused(t *testing.T) {
 
 func TestTimeouts(t *testing.T) {
 	r := newRig(t, func(cfg *Config) {
-		cfg.Limits.SyncTimeout = 100 * time.Millisecond
-		cfg.Limits.IdleTimeout = 700 * time.Millisecond
-		cfg.Limits.HandshakeTimeout = 200 * time.Millisecond
+		// All at once, and long enough for a busy machine to be in time.
+		cfg.Limits.SyncTimeout = time.Second
+		cfg.Limits.IdleTimeout = 3 * time.Second
+		cfg.Limits.HandshakeTimeout = time.Second
 	})
-	if code := r.dial(1, 0, wire.Proto).closed(); code != wire.CloseNoSync {
-		t.Errorf("without sync: closed with %v", code)
-	}
+	unsaid := r.dial(1, 0, wire.Proto)
 	silent, _ := r.login(2, 0, wire.Proto)
 	silent.ws.SetPingHandler(func(string) error { return nil })
-	if code := silent.closed(); code != wire.CloseIdle {
-		t.Errorf("silent: closed with %v", code)
-	}
 	// One that answers pings stays: it reads for longer than the idle time-out.
 	alive, open := r.login(3, 0, wire.Proto)
 	pings := make(chan struct{}, 100)
@@ -426,6 +422,12 @@ func TestTimeouts(t *testing.T) {
 	r.inbox.send(t, &rpc.OwnerBatch{Out: []*rpc.Outbound{deliverTo(t, 1, "x", open.Conn)}})
 	if f := <-got; f.GetDeliver().GetSeq() != 1 {
 		t.Errorf("answers pings: got %v", f)
+	}
+	if code := unsaid.closed(); code != wire.CloseNoSync {
+		t.Errorf("without sync: closed with %v", code)
+	}
+	if code := silent.closed(); code != wire.CloseIdle {
+		t.Errorf("silent: closed with %v", code)
 	}
 	// Slow-loris: a request that dribbles.
 	nc, err := net.Dial("tcp", r.addr)
