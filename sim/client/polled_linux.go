@@ -9,7 +9,9 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -158,15 +160,24 @@ func (s *polled) answer(h *hello, b []byte) (int, error) {
 // send writes what the socket takes.
 func (s *polled) send(b []byte) (int, error) {
 	for {
-		n, err := unix.Write(s.fd, b)
+		n, err := raw(unix.SYS_WRITE, s.fd, b)
 		switch err {
+		case 0:
+			return n, nil
 		case unix.EINTR:
 			continue
 		case unix.EAGAIN:
 			return 0, nil
 		}
-		return max(n, 0), err
+		return 0, err
 	}
+}
+
+// raw is read(2) or write(2) without a word to the scheduler, which would take
+// the processor away and give it back: the socket never waits.
+func raw(call uintptr, fd int, b []byte) (int, syscall.Errno) {
+	n, _, err := unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+	return int(n), err
 }
 
 // Write never waits: what the socket does not take is kept, up to a bound.

@@ -229,13 +229,13 @@ func (p *poller) serve(s *polled, events uint32) {
 // receive reads what is there: 0 and no error when nothing is.
 func receive(fd int, buf []byte) (int, error) {
 	for {
-		n, err := unix.Read(fd, buf)
+		n, err := raw(unix.SYS_READ, fd, buf)
 		switch {
 		case err == unix.EINTR:
 			continue
 		case err == unix.EAGAIN:
 			return 0, nil
-		case err != nil:
+		case err != 0:
 			return 0, err
 		case n == 0:
 			return 0, io.EOF

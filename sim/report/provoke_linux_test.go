@@ -2,6 +2,7 @@ package report
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http/httptest"
@@ -161,8 +162,6 @@ func TestShortGenerator(t *testing.T) {
 		server := httptest.NewServer(roundtrip.NewGateway())
 		gateway = server.Listener.Addr().String() // ends with the process
 	}
-	done := make(chan struct{})
-	defer close(done)
 	relieve := func() error { return nil } // after the steady phase: what is left to prove takes long else
 	switch cause {
 	case "files":
@@ -177,11 +176,11 @@ func TestShortGenerator(t *testing.T) {
 		relieve = func() error { return os.WriteFile(ports, []byte("40000 60999"), 0) }
 		err = os.WriteFile(ports, []byte("40000 40003"), 0)
 	case "cpu":
-		useCPU(done)
+		useCPU(t.Context())
 	case "collector":
-		collect(done)
+		collect(t.Context())
 	case "network":
-		err = overflow(done)
+		err = overflow(t.Context())
 	case "stopped": // for 2 s in every 4
 		err = exec.Command("sh", "-c", fmt.Sprintf("while sleep 2 && kill -STOP %[1]d; do sleep 2; kill -CONT %[1]d; done", os.Getpid())).Start()
 	}
@@ -209,15 +208,10 @@ func TestShortGenerator(t *testing.T) {
 }
 
 // useCPU takes all of the machine's CPUs.
-func useCPU(done chan struct{}) {
+func useCPU(ctx context.Context) {
 	for range runtime.NumCPU() {
 		go func() {
-			for {
-				select {
-				case <-done:
-					return
-				default:
-				}
+			for ctx.Err() == nil {
 			}
 		}()
 	}
@@ -225,17 +219,12 @@ func useCPU(done chan struct{}) {
 
 // collect collects garbage all the time, beside copies of memory that cannot be
 // interrupted and take longer than the generator may be late.
-func collect(done chan struct{}) {
+func collect(ctx context.Context) {
 	runtime.GOMAXPROCS(max(2, runtime.NumCPU()))
 	for _, f := range []func(){runtime.GC, func() { b := make([]byte, 256<<20); copy(b[1:], b) }} {
 		go func() {
-			for {
-				select {
-				case <-done:
-					return
-				default:
-					f()
-				}
+			for ctx.Err() == nil {
+				f()
 			}
 		}()
 	}
@@ -243,7 +232,7 @@ func collect(done chan struct{}) {
 
 // overflow connects to a listener that accepts nobody, again and again: its queue
 // drops what does not fit, which is sent again.
-func overflow(done chan struct{}) error {
+func overflow(ctx context.Context) error {
 	l, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
 	if err != nil {
 		return err
@@ -269,7 +258,7 @@ func overflow(done chan struct{}) error {
 			}
 			select {
 			case <-tick.C:
-			case <-done:
+			case <-ctx.Done():
 				return
 			}
 		}

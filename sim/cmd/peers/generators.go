@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -97,10 +98,9 @@ func playOurs(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(spool.Name())
 	w.Spool = spool
 	played, err := roundtrip.Play(ctx, w)
-	if err != nil {
+	if err := errors.Join(err, spool.Close(), os.Remove(spool.Name())); err != nil {
 		return err
 	}
 	r := reported{LateP99: float64(played.Late.ValueAtQuantile(99)) / 1000}
@@ -173,12 +173,12 @@ func readK6(data []byte) (reported, error) {
 func readOurs(data []byte) (r reported, err error) { return r, json.Unmarshal(data, &r) }
 
 // generators runs ours and k6 in turns.
-func (c *comparison) generators(ctx context.Context, s settings, pathOfK6 string, say func(string, ...any)) error {
+func (c *comparison) generators(ctx context.Context, s settings, pathOfK6 string, say func(string, ...any)) (err error) {
 	dir, err := os.MkdirTemp("", "peers")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	result := filepath.Join(dir, "result.json")
 	for round := range s.rounds {
 		for _, g := range []struct {
