@@ -249,28 +249,7 @@ func (c *Config) Check() error {
 			bad(fmt.Sprintf("gateways[%d]", i), "tls_cert and tls_key go together")
 		}
 	}
-	if len(c.Kafka.Brokers) == 0 {
-		bad("kafka.brokers", "at least one is needed")
-	}
-	for i, b := range c.Kafka.Brokers {
-		if _, _, err := net.SplitHostPort(b); err != nil {
-			bad(fmt.Sprintf("kafka.brokers[%d]", i), "%q is not host:port", b)
-		}
-	}
-	for as, at := range c.Kafka.Via {
-		if _, _, err := net.SplitHostPort(at); err != nil {
-			bad("kafka.via."+as, "%q is not host:port", at)
-		}
-	}
-	if c.Kafka.Topic == "" {
-		bad("kafka.topic", "missing")
-	}
-	if l := kafka.Layout(c.Kafka.Layout); l != "" && !slices.Contains(kafka.Layouts(), l) {
-		bad("kafka.layout", "%q: allowed are %v", l, kafka.Layouts())
-	}
-	if c.Kafka.Partitions < 1 || c.Kafka.Partitions > maxPartitions {
-		bad("kafka.partitions", "%d is not in 1..%d", c.Kafka.Partitions, maxPartitions)
-	}
+	c.checkKafka(bad)
 	if _, _, err := net.SplitHostPort(c.Redis.Addr); err != nil {
 		bad("redis.addr", "%q is not host:port", c.Redis.Addr)
 	}
@@ -303,6 +282,31 @@ func (c *Config) Check() error {
 		bad("plant", "%q: %w", c.Plant, errPlant)
 	}
 	return errors.Join(errs...)
+}
+
+func (c *Config) checkKafka(bad func(field, format string, args ...any)) {
+	if len(c.Kafka.Brokers) == 0 {
+		bad("kafka.brokers", "at least one is needed")
+	}
+	for i, b := range c.Kafka.Brokers {
+		if _, _, err := net.SplitHostPort(b); err != nil {
+			bad(fmt.Sprintf("kafka.brokers[%d]", i), "%q is not host:port", b)
+		}
+	}
+	for as, at := range c.Kafka.Via {
+		if _, _, err := net.SplitHostPort(at); err != nil {
+			bad("kafka.via."+as, "%q is not host:port", at)
+		}
+	}
+	if c.Kafka.Topic == "" {
+		bad("kafka.topic", "missing")
+	}
+	if l := kafka.Layout(c.Kafka.Layout); l != "" && !slices.Contains(kafka.Layouts(), l) {
+		bad("kafka.layout", "%q: allowed are %v", l, kafka.Layouts())
+	}
+	if c.Kafka.Partitions < 1 || c.Kafka.Partitions > maxPartitions {
+		bad("kafka.partitions", "%d is not in 1..%d", c.Kafka.Partitions, maxPartitions)
+	}
 }
 
 // maxPartitions bounds a topic: each partition costs a queue in the fan-out.

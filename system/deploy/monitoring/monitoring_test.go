@@ -21,7 +21,8 @@ import (
 func known(t *testing.T) map[string]bool {
 	t.Helper()
 	names := map[string]bool{"process_cpu_seconds_total": true, "process_resident_memory_bytes": true, "process_open_fds": true,
-		"process_max_fds": true, "go_goroutines": true, "go_gc_duration_seconds": true}
+		"process_max_fds": true, "go_goroutines": true, "go_gc_duration_seconds": true,
+		"go_sql_in_use_connections": true, "go_sql_max_open_connections": true, "go_sql_wait_duration_seconds_total": true}
 	literal := regexp.MustCompile(`"(throng_[a-z0-9_]+)"`)
 	err := filepath.WalkDir("../../internal", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {

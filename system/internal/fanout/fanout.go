@@ -129,7 +129,7 @@ func New(cfg Config) (*Fanout, error) {
 	}
 	f := &Fanout{cfg: cfg}
 	f.stopping, f.stop = context.WithCancel(context.Background())
-	if err := f.m.register(cfg.Metrics, cfg.MaxInFlight, cfg.MaxCachedMembers); err != nil {
+	if err := f.m.register(cfg.Metrics, cfg.MaxCachedMembers); err != nil {
 		return nil, fmt.Errorf("fanout: %w", err)
 	}
 	f.members = newMemberCache(cfg.MaxCachedMembers, len(cfg.Inboxes), f.m.cached)

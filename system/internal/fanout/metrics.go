@@ -9,10 +9,11 @@ import (
 type metrics struct {
 	records, recipients, redelivered, poison, lookups, groupErrors prometheus.Counter
 	lag, inFlight, partitions                                      prometheus.Gauge
-	cached                                                         *obs.Queue
+	cached, queue                                                  *obs.Queue
+	resolve, record                                                *obs.Op
 }
 
-func (m *metrics) register(reg prometheus.Registerer, inFlight, cached int) error {
+func (m *metrics) register(reg prometheus.Registerer, cached int) error {
 	for _, c := range []struct {
 		to         *prometheus.Counter
 		name, help string
@@ -43,9 +44,14 @@ func (m *metrics) register(reg prometheus.Registerer, inFlight, cached int) erro
 		Name: "throng_fanout_partitions", Help: "Partitions assigned to this instance."})); err != nil {
 		return err
 	}
-	if _, err = obs.NewQueue(reg, "fanout_inflight_per_partition", inFlight); err != nil {
+	// Its limit is that of a partition, for each that is assigned.
+	if m.queue, err = obs.NewQueue(reg, "fanout_inflight", 0); err != nil {
 		return err
 	}
-	m.cached, err = obs.NewQueue(reg, "fanout_cached_members", cached)
+	if m.cached, err = obs.NewQueue(reg, "fanout_cached_members", cached); err != nil {
+		return err
+	}
+	ops, err := obs.NewOps(reg)
+	m.resolve, m.record = ops.Op("fanout.resolve"), ops.Op("fanout.record")
 	return err
 }

@@ -68,7 +68,9 @@ func (f *Fanout) handle(ctx context.Context, part Partition) {
 	log := f.cfg.Log.With("partition", part.Name())
 	log.Debug("partition taken")
 	f.m.partitions.Inc()
+	f.m.queue.Limit.Add(float64(f.cfg.MaxInFlight))
 	defer f.m.partitions.Dec()
+	defer f.m.queue.Limit.Sub(float64(f.cfg.MaxInFlight))
 	w.run()
 	<-ctx.Done() // a stopping process keeps the partition while it drains
 	w.close()
@@ -81,6 +83,7 @@ func (w *worker) close() {
 	w.mu.Lock()
 	w.f.inFlight.Add(-int64(len(w.track.entries)))
 	w.f.m.inFlight.Add(-float64(len(w.track.entries)))
+	w.f.m.queue.Depth.Add(-float64(len(w.track.entries)))
 	w.track = tracker{}
 	w.f.m.lag.Add(-float64(w.lag))
 	w.lag = 0
@@ -158,6 +161,7 @@ func (w *worker) chunk(ctx context.Context, offsets []int64, values [][]byte) bo
 		}
 	}
 	w.flush()
+	w.f.m.resolve.Done(time.Since(w.fetchAt), false) // a chunk is handed on together
 	return true
 }
 
@@ -195,9 +199,11 @@ func (w *worker) poison(offset int64, why string) {
 func (w *worker) add(offset int64, parts int) (id uint64) {
 	w.f.inFlight.Add(1)
 	w.f.m.inFlight.Inc()
+	w.f.m.queue.Depth.Inc()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	id = w.track.add(offset, parts)
+	w.track.entries[len(w.track.entries)-1].fetched = w.fetchAt
 	if parts == 0 {
 		w.advance()
 	}
@@ -217,12 +223,18 @@ func (w *worker) done(id uint64) {
 
 // advance commits the watermark if it moved. Called with mu held.
 func (w *worker) advance() {
+	before := w.track.entries
 	n, next := w.track.advance()
 	if n == 0 {
 		return
 	}
+	now := time.Now()
+	for i := range before[:n] {
+		w.f.m.record.Done(now.Sub(before[i].fetched), false)
+	}
 	w.f.inFlight.Add(-int64(n))
 	w.f.m.inFlight.Sub(float64(n))
+	w.f.m.queue.Depth.Sub(float64(n))
 	if w.f.cfg.Plant != PlantCommitEarly {
 		w.part.Commit(next)
 	}

@@ -1,5 +1,7 @@
 package fanout
 
+import "time"
+
 // tracker finds the contiguous watermark: records are added in the order of
 // the log and done in any order. It is pure; its user locks it.
 type tracker struct {
@@ -10,6 +12,8 @@ type tracker struct {
 type entry struct {
 	offset int64
 	left   int // parts not done
+	// fetched is its user's, for how long the record took.
+	fetched time.Time
 }
 
 // add notes a record that is done when parts of it are.

@@ -66,6 +66,8 @@ type conn struct {
 	base      uint64            // delivered when it was opened
 	acked     uint64            // of the delivered, acknowledged
 	traced    *[]tracedDelivery // in the order of their numbers; nil: none
+	timed     uint64            // the number of a Deliver whose acknowledgement is timed; 0: of none
+	timedAt   time.Duration     // when it was handed over, since Gateway.start
 }
 
 // newConn returns a connection that has no socket yet.
@@ -151,6 +153,7 @@ func (c *conn) finish() {
 	c.sock.close()
 	c.g.guard.tear(ticket{c.from, c.who}, true)
 	c.g.m.connections.Dec()
+	c.g.m.open.Dec()
 	c.g.m.closed(reason)
 	c.g.conns.Done()
 }
@@ -186,6 +189,10 @@ func (c *conn) ack(upto uint64) bool {
 	if upto > c.acked {
 		c.acked = upto
 		c.ackQueued = true
+		if c.timed != 0 && upto >= c.timed {
+			c.g.m.deliver.Done(time.Duration(c.lastRx.Load())-c.timedAt, false)
+			c.timed = 0
+		}
 		c.endTracesLocked(upto, "")
 	}
 	c.mu.Unlock()

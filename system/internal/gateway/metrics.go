@@ -81,6 +81,7 @@ func frameKind(b []byte) int {
 // metrics are the gateway's own; counters of hot paths are resolved once.
 type metrics struct {
 	connections prometheus.Gauge
+	open        prometheus.Gauge // the same, as a queue with its limit
 	logins      prometheus.Counter
 	refused     *prometheus.CounterVec
 	rx, tx      [kinds]prometheus.Counter
@@ -95,6 +96,7 @@ type metrics struct {
 	limited limited
 
 	submitQueue, readQueue, closeQueue, queryQueue, groupCalls, addresses, users *obs.Queue
+	login, send, deliver                                                         *obs.Op
 }
 
 // outcomes count what became of typing or presence events.
@@ -133,6 +135,11 @@ func newMetrics(reg prometheus.Registerer, l Limits) (*metrics, error) {
 		errs = append(errs, err)
 		return q
 	}
+	sockets, err := obs.NewQueue(reg, "gateway_connections", l.MaxConnections)
+	errs = append(errs, err)
+	if err == nil {
+		m.open = sockets.Depth
+	}
 	m.connections = gauge("throng_ws_connections", "WebSockets open.")
 	m.logins = counter("throng_logins_total", "Sessions begun (Sync received).")
 	m.refused = vec("throng_ws_refused_total", "Upgrade requests refused.", "why")
@@ -152,6 +159,8 @@ func newMetrics(reg prometheus.Registerer, l Limits) (*metrics, error) {
 	m.addresses = queue("gateway_addresses", remembered)
 	m.users = queue("gateway_users", remembered)
 	over := vec("throng_ws_limited_total", "Requests of clients answered with CODE_RATE_LIMITED, by the limit that they were over.", "limit")
+	ops, err := obs.NewOps(reg)
+	errs = append(errs, err)
 	for _, err := range errs {
 		if err != nil {
 			return nil, err
@@ -159,6 +168,7 @@ func newMetrics(reg prometheus.Registerer, l Limits) (*metrics, error) {
 	}
 	m.limited = limited{inFlight: over.WithLabelValues("in_flight"), sends: over.WithLabelValues("user_sends"),
 		bytes: over.WithLabelValues("user_bytes"), groups: over.WithLabelValues("group_requests")}
+	m.login, m.send, m.deliver = ops.Op("gateway.login"), ops.Op("gateway.send"), ops.Op("gateway.deliver")
 	m.typing, m.presence = outcomesOf(ephemeral, "typing"), outcomesOf(ephemeral, "presence")
 	for k := range kinds {
 		name := kindName(k)

@@ -24,6 +24,7 @@ type presence struct {
 func (c *conn) told(o *rpc.SessionOpened) {
 	hide := o.GetPrivacy().GetHideLastSeen()
 	c.mu.Lock()
+	first := c.epoch == 0
 	c.epoch = o.GetEpoch()
 	p := &c.presence
 	again := p.unsaved && p.hidden != hide // the inbox does not know it yet, or has lost it
@@ -40,6 +41,9 @@ func (c *conn) told(o *rpc.SessionOpened) {
 	}
 	if changed {
 		c.g.cfg.Sessions.Hide(c.id, hide)
+	}
+	if first {
+		c.g.m.login.Done(c.g.sinceStart()-c.opened, false)
 	}
 	c.announce()
 }

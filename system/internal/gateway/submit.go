@@ -35,6 +35,7 @@ type messageLink struct {
 
 type sendRef struct {
 	conn, clientMsgID uint64
+	at                time.Duration // queued, since Gateway.start
 	span              *obs.Span
 }
 
@@ -64,7 +65,7 @@ func (l *messageLink) submit(c *conn, s *wire.Send) string {
 	item := &rpc.Submission{Ref: l.next, User: c.user, Device: c.device, Send: s}
 	span := l.g.traceSend(c, s)
 	item.Traceparent = span.Traceparent("")
-	l.refs[l.next] = sendRef{conn: c.id, clientMsgID: s.GetClientMsgId(), span: span}
+	l.refs[l.next] = sendRef{conn: c.id, clientMsgID: s.GetClientMsgId(), at: l.g.sinceStart(), span: span}
 	if every := l.g.cfg.StampEvery; every > 0 && l.next%uint64(every) == 0 {
 		item.ReceivedUs = time.Now().UnixMicro()
 	}
@@ -142,7 +143,9 @@ func (l *messageLink) end() {
 	l.up, l.refs = false, make(map[uint64]sendRef)
 	l.queue, l.queueBytes = nil, 0
 	l.mu.Unlock()
+	now := l.g.sinceStart()
 	for _, r := range refs {
+		l.g.m.send.Done(now-r.at, true)
 		r.span.End("message service was lost")
 		c := l.g.table.get(r.conn)
 		if c == nil {
@@ -216,6 +219,7 @@ func (l *messageLink) handle(results <-chan *rpc.SubmitResultBatch) {
 }
 
 func (l *messageLink) apply(b *rpc.SubmitResultBatch, dirty []*conn) []*conn {
+	now := l.g.sinceStart()
 	for _, r := range b.GetItems() {
 		l.mu.Lock()
 		ref, ok := l.refs[r.GetRef()]
@@ -225,6 +229,7 @@ func (l *messageLink) apply(b *rpc.SubmitResultBatch, dirty []*conn) []*conn {
 			l.g.log.Error("result for a send that nobody made", "instance", l.index, "ref", r.GetRef())
 			continue
 		}
+		l.g.m.send.Done(now-ref.at, r.GetSent() == nil)
 		ref.span.End(whyRefused(r))
 		c := l.g.table.get(ref.conn)
 		if c == nil {

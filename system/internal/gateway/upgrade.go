@@ -121,6 +121,7 @@ func (g *Gateway) admit(c *conn, format wire.Format, claims wire.Claims, t ticke
 	g.conns.Add(1)
 	g.table.add(c)
 	g.m.connections.Inc()
+	g.m.open.Inc()
 	return true
 }
 

@@ -1,6 +1,9 @@
 package gateway
 
-import "unsafe"
+import (
+	"time"
+	"unsafe"
+)
 
 // push appends a whole WebSocket message and reports whether the caller has to
 // call flush: it must, soon, when it does. b must not be changed afterwards.
@@ -12,8 +15,9 @@ func (c *conn) push(b []byte, deliver bool) (mustFlush bool) {
 	return len(c.pend) == 1 && !c.blocked
 }
 
-// pushAll is push for several, all of them Delivers or none.
-func (c *conn) pushAll(frames []sharedFrame, deliver bool) (mustFlush bool) {
+// pushAll is push for several, all of them Delivers or none. With now, the time
+// since Gateway.start, the acknowledgement of the last of them is timed.
+func (c *conn) pushAll(frames []sharedFrame, deliver bool, now time.Duration) (mustFlush bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	idle := len(c.pend) == 0
@@ -24,6 +28,9 @@ func (c *conn) pushAll(frames []sharedFrame, deliver bool) (mustFlush bool) {
 				c.traceLocked(frames[i].traceparent)
 			}
 		}
+	}
+	if now != 0 && c.timed == 0 && !c.closing {
+		c.timed, c.timedAt = c.delivered, now
 	}
 	return idle && len(c.pend) > 0 && !c.blocked
 }

@@ -60,7 +60,13 @@ func (s *Service) edit(ctx context.Context, id uint64, by Request, decide func(*
 	defer s.relay.leave(w)
 	var after *State
 	var made change
+	began, inLog := time.Now(), false
 	changed, asked := false, false
+	defer func() {
+		if changed {
+			s.m.change.Done(time.Since(began), !inLog)
+		}
+	}()
 	s.heads.begin(id)
 	err := s.cfg.Store.Update(ctx, id, by, func(before *State) (*Edit, error) {
 		s.relay.first(made) // of an attempt that was rolled back
@@ -100,6 +106,7 @@ func (s *Service) edit(ctx context.Context, id uint64, by Request, decide func(*
 	if err != nil {
 		return nil, Position{}, fmt.Errorf("group %d: version %d is stored and will be in the log later: %w", id, version, err)
 	}
+	inLog = true
 	return after, p, nil
 }
 

@@ -17,6 +17,7 @@ type metrics struct {
 	cache, acts                  *prometheus.CounterVec
 	checks, changes, cacheErrors prometheus.Counter
 	cached, stale, creators      *obs.Queue
+	change                       *obs.Op
 }
 
 func (m *metrics) register(reg prometheus.Registerer, cached int) error {
@@ -47,7 +48,11 @@ func (m *metrics) register(reg prometheus.Registerer, cached int) error {
 	if m.creators, err = obs.NewQueue(reg, "group_creators", maxCreators); err != nil {
 		return err
 	}
-	m.stale, err = obs.NewQueue(reg, "group_stale_pointers", maxStale)
+	if m.stale, err = obs.NewQueue(reg, "group_stale_pointers", maxStale); err != nil {
+		return err
+	}
+	ops, err := obs.NewOps(reg)
+	m.change = ops.Op("group.change")
 	return err
 }
 

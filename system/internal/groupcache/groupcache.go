@@ -42,6 +42,7 @@ type Cache struct {
 	client atomic.Pointer[rueidis.Client]
 	raise  *rueidis.Lua
 	ops    *prometheus.CounterVec
+	calls  *obs.Ops
 }
 
 var _ group.Cache = (*Cache)(nil)
@@ -76,7 +77,11 @@ func New(cfg Config) (*Cache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("groupcache: %w", err)
 	}
-	return &Cache{cfg: cfg, raise: rueidis.NewLuaScript(raiseScript), ops: ops}, nil
+	calls, err := obs.NewOps(cfg.Metrics)
+	if err != nil {
+		return nil, fmt.Errorf("groupcache: %w", err)
+	}
+	return &Cache{cfg: cfg, raise: rueidis.NewLuaScript(raiseScript), ops: ops, calls: calls}, nil
 }
 
 // Close closes the connection.
@@ -100,7 +105,8 @@ func (c *Cache) connect(ctx context.Context) (rueidis.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("groupcache: connect to redis %s: %w", c.cfg.Addr, err)
 	}
-	if !c.client.CompareAndSwap(nil, &cl) {
+	timed := obs.TimedRedis(cl, c.calls)
+	if !c.client.CompareAndSwap(nil, &timed) {
 		cl.Close() // another caller was faster
 	}
 	return *c.client.Load(), ctx.Err()

@@ -169,6 +169,7 @@ type Stats struct {
 	Expired           uint64
 	Planted           uint64
 	LoginsWithoutPage uint64
+	Pages             []int64 // ns from each page handed out to its acknowledgement
 }
 
 type device struct {
@@ -212,6 +213,7 @@ type session struct {
 	ackTimer bool
 	suspect  bool  // has let a delivery time out; cleared by an acknowledgement
 	since    int64 // when it began to drain
+	paged    int64 // when the page in flight was handed out, 0: there is none
 	sent     uint64
 	acked    uint64
 	flight   queue

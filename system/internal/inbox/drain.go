@@ -16,6 +16,10 @@ func (c *Core) next(s *session) {
 	if s.live || s.loading || s.flight.len() > 0 {
 		return
 	}
+	if s.paged != 0 {
+		c.stats.Pages = append(c.stats.Pages, c.now-s.paged)
+		s.paged = 0
+	}
 	if s.asked = min(len(s.ahead), c.lim.PageRows); s.asked > 0 {
 		c.readPage(s, Page{Key: d.Key, Seqs: s.ahead[:s.asked]})
 		return
@@ -74,6 +78,9 @@ func (c *Core) page(s *session, rows []Row, ahead []uint64) error {
 		c.deliver(s, entry{msg: m, seq: rows[i].Seq, body: rows[i].BodyID})
 		c.eff.Frames = append(c.eff.Frames, Outbound{Gateway: s.gateway, Frame: m.frameWithSeq(rows[i].Seq),
 			Conns: []uint64{s.conn}, Deliver: true, Stamped: m.stamped(), Traceparent: m.traceparent})
+	}
+	if len(rows) > 0 {
+		s.paged = c.now
 	}
 	c.lookAhead(s, ahead)
 	c.next(s)

@@ -272,6 +272,7 @@ func (l *loop) turn(ctx context.Context, ticked bool) error {
 	}
 	l.release()
 	l.in.m.add(l.core.TakeStats())
+	l.in.m.turn.Done(time.Since(now), false)
 	return nil
 }
 
@@ -307,7 +308,9 @@ func (l *loop) decide(ctx context.Context, now time.Time, ticked bool) error {
 	}
 	if len(l.missing) > 0 {
 		asked := unique(l.missing)
+		began := time.Now()
 		states, err := l.store.Load(ctx, asked)
+		l.in.m.load.Done(time.Since(began), err != nil)
 		if err != nil {
 			return err
 		}
@@ -404,7 +407,9 @@ func (l *loop) commit(ctx context.Context, all bool) error {
 	if l.core.Waiting() == 0 {
 		l.deferred = time.Time{}
 	}
+	began := time.Now()
 	res, err := l.store.Commit(ctx, b)
+	l.in.m.commit.Done(time.Since(began), err != nil)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package inbox
 
 import (
 	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -25,6 +26,18 @@ type metrics struct {
 	gatewayQueue, peerQueue     *obs.Queue
 	pushQueue, marks, users     *obs.Queue
 	ahead                       *obs.Queue
+	ops
+}
+
+// ops are what an instance does.
+type ops struct{ turn, load, commit, appendDirect, appendGroup, page *obs.Op }
+
+// ops registers them.
+func (k *maker) ops() ops {
+	o, err := obs.NewOps(k.reg)
+	k.note(err)
+	return ops{turn: o.Op("inbox.turn"), load: o.Op("inbox.load"), commit: o.Op("inbox.commit"),
+		appendDirect: o.Op("inbox.append_direct"), appendGroup: o.Op("inbox.append_group"), page: o.Op("inbox.page")}
 }
 
 // maker registers metrics and keeps the first error.
@@ -101,6 +114,7 @@ func newMetrics(reg prometheus.Registerer, loops int, lim Limits) (*metrics, err
 		users:        k.queue("inbox_users", loops*lim.Users),
 		marks:        k.queue("inbox_receipt_marks", loops*lim.Receipts),
 		ahead:        k.queue("inbox_look_ahead", loops*lim.Ahead),
+		ops:          k.ops(),
 	}
 	for i := range loops {
 		m.queues = append(m.queues, k.queue("inbox_loop_"+strconv.Itoa(i), queueLimit))
@@ -120,6 +134,9 @@ func (m *metrics) committed(r *Result) {
 
 // add publishes what a core has counted. Most turns touch few of them.
 func (m *metrics) add(s Stats) {
+	for _, ns := range s.Pages {
+		m.page.Done(time.Duration(ns), false)
+	}
 	for _, x := range [...]struct {
 		c prometheus.Counter
 		n uint64

@@ -68,9 +68,13 @@ func (s server) Append(stream rpc.Inbox_AppendServer) error {
 func (in *Inbox) append(ctx context.Context, as *appendStream, b *rpc.AppendBatch) error {
 	split := make([][]*Item, len(in.loops))
 	calls := make([]call, len(b.Items))
+	now := time.Now()
 	for i, it := range b.Items {
 		c := &calls[i]
-		c.stream, c.ref = as, it.Ref
+		c.stream, c.ref, c.at, c.op = as, it.Ref, now, in.m.appendDirect
+		if it.Message.GetGroup() != 0 {
+			c.op = in.m.appendGroup
+		}
 		if st := it.Message.GetStamps(); st != nil {
 			st.InboxInUs = time.Now().UnixMicro()
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"throng/system/internal/obs"
 	"throng/system/internal/rpc"
@@ -132,6 +133,8 @@ type call struct {
 	left         atomic.Int32
 	live, stored atomic.Uint32
 	code         atomic.Int32
+	op           *obs.Op
+	at           time.Time
 	span         *obs.Span // nil if it is not traced
 }
 
@@ -148,6 +151,7 @@ func (c *call) part(a *Answer) {
 }
 
 func (c *call) done() {
+	c.op.Done(time.Since(c.at), c.code.Load() != 0)
 	c.endTrace()
 	r := &rpc.AppendResult{Ref: c.ref, Code: wire.Code(c.code.Load()), Live: c.live.Load(), Stored: c.stored.Load()}
 	c.stream.mu.Lock()

@@ -50,6 +50,7 @@ type ConsumerConfig struct {
 type Consumer struct {
 	cfg                     ConsumerConfig
 	records, bytes, commits prometheus.Counter
+	fetchOp, commitOp       *obs.Op
 	topics                  prometheus.Gauge
 	joins, unassigned       prometheus.Counter
 	idleSince               atomic.Int64 // when there was an assignment last, Unix nanoseconds
@@ -91,6 +92,11 @@ func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 	if c.unassigned, err = counter(cfg.Metrics, "throng_kafka_unassigned_seconds_total", "Time without an assignment, in which nothing is read."); err != nil {
 		return nil, err
 	}
+	ops, err := obs.NewOps(cfg.Metrics)
+	if err != nil {
+		return nil, fmt.Errorf("kafka: %w", err)
+	}
+	c.fetchOp, c.commitOp = ops.Op("kafka.fetch"), ops.Op("kafka.commit")
 	c.topics, err = obs.Register(cfg.Metrics, prometheus.NewGauge(prometheus.GaugeOpts{Name: "throng_kafka_topics", Help: "Topics read."}))
 	if err != nil {
 		return nil, fmt.Errorf("kafka: %w", err)
@@ -302,7 +308,10 @@ func (c *Consumer) commit(gen *kafkago.Generation, parts []*Partition) {
 		return
 	}
 	c.commits.Inc()
-	if err := gen.CommitOffsets(offsets); err != nil {
+	began := time.Now()
+	err := gen.CommitOffsets(offsets)
+	c.commitOp.Done(time.Since(began), err != nil)
+	if err != nil {
 		c.cfg.Log.Warn("committing offsets", "generation", gen.ID, "err", err)
 		return
 	}
@@ -396,10 +405,14 @@ func (p *Partition) fetch(ctx context.Context) ([]int64, [][]byte, int64, error)
 	}
 	// Spread the empty polls of many partitions.
 	maxWait := cfg.MaxWait - time.Duration(rand.Int64N(int64(cfg.MaxWait)/4+1))
+	began := time.Now()
 	res, err := p.client.Fetch(reqCtx, &kafkago.FetchRequest{
 		Topic: p.topic, Partition: p.id, Offset: p.next,
 		MinBytes: 1, MaxBytes: int64(cfg.MaxBytes), MaxWait: maxWait,
 	})
+	if ctx.Err() == nil { // else nobody wants it any more
+		p.consumer.fetchOp.Done(time.Since(began), err != nil || res.Error != nil)
+	}
 	if err != nil {
 		return nil, nil, 0, err
 	}

@@ -61,6 +61,7 @@ type Producer struct {
 	loops     sync.WaitGroup
 
 	queue                    *obs.Queue
+	op                       *obs.Op
 	records, bytes, requests prometheus.Counter
 }
 
@@ -113,6 +114,11 @@ func NewProducer(cfg ProducerConfig) (*Producer, error) {
 	if p.requests, err = counter(cfg.Metrics, "throng_kafka_produce_requests_total", "Produce requests sent, failed ones included."); err != nil {
 		return nil, err
 	}
+	ops, err := obs.NewOps(cfg.Metrics)
+	if err != nil {
+		return nil, fmt.Errorf("kafka: %w", err)
+	}
+	p.op = ops.Op("kafka.produce")
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	for i := range cfg.Partitions {
 		l := &lane{partition: i, wake: make(chan struct{}, 1)}
@@ -264,10 +270,12 @@ func (p *Producer) attempt(ctx context.Context, partition int, batch []pending) 
 	if p.cfg.Layout == TopicPerGroup {
 		topic, partition = topicOf(topic, batch[0].key), 0
 	}
+	began := time.Now()
 	res, err := p.client.Produce(ctx, &kafkago.ProduceRequest{
 		Topic: topic, Partition: partition, RequiredAcks: kafkago.RequireAll,
 		Records: kafkago.NewRecordReader(records...),
 	})
+	p.op.Done(time.Since(began), err != nil || res.Error != nil)
 	if err != nil {
 		return 0, fmt.Errorf("kafka: partition %d: %w", partition, err)
 	}

@@ -33,6 +33,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"throng/system/internal/limit"
+	"throng/system/internal/obs"
 	"throng/system/wire"
 )
 
@@ -94,6 +95,11 @@ func New(cfg Config) (*Service, error) {
 		return nil, fmt.Errorf("media: metrics: %w", err)
 	}
 	s.rates = newRates(cfg.Sources, &s.limits, s.m)
+	ops, err := obs.NewOps(cfg.Metrics)
+	if err != nil {
+		return nil, fmt.Errorf("media: metrics: %w", err)
+	}
+	s.cfg.Blobs = timed(cfg.Blobs, ops)
 	s.uploads = newSlots(s.limits.Uploads, s.limits.UserUploads, s.m.uploads)
 	s.downloads = newSlots(s.limits.Downloads, s.limits.UserDownloads, s.m.downloads)
 	if s.handler, err = s.routes(); err != nil {

@@ -14,6 +14,7 @@ type metrics struct {
 	refusals                      *prometheus.CounterVec
 	duplicates, resent            prometheus.Counter
 	inFlight, conversations       *obs.Queue
+	direct, group                 *obs.Op
 }
 
 func (m *metrics) register(reg prometheus.Registerer, inFlight, conversations int) error {
@@ -38,7 +39,11 @@ func (m *metrics) register(reg prometheus.Registerer, inFlight, conversations in
 	if m.inFlight, err = obs.NewQueue(reg, "message_inflight", inFlight); err != nil {
 		return err
 	}
-	m.conversations, err = obs.NewQueue(reg, "message_conversations", conversations)
+	if m.conversations, err = obs.NewQueue(reg, "message_conversations", conversations); err != nil {
+		return err
+	}
+	ops, err := obs.NewOps(reg)
+	m.direct, m.group = ops.Op("message.direct"), ops.Op("message.group")
 	return err
 }
 

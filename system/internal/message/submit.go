@@ -265,6 +265,11 @@ func (s *Service) complete(sub *submission, code wire.Code, detail string) {
 func (s *Service) end(sub *submission, why string) {
 	sub.dead.Store(true)
 	sub.span.End(why)
+	op := s.m.direct
+	if sub.conv.key.to.Group != 0 {
+		op = s.m.group
+	}
+	op.Done(time.Since(sub.at), why != "")
 	s.inFlight.Add(-1)
 }
 

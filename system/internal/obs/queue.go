@@ -6,6 +6,7 @@ import "github.com/prometheus/client_golang/prometheus"
 // be, and how much was turned away at the limit.
 type Queue struct {
 	Depth   prometheus.Gauge
+	Limit   prometheus.Gauge
 	Dropped prometheus.Counter
 }
 
@@ -27,6 +28,7 @@ func NewQueue(reg prometheus.Registerer, name string, limit int) (*Queue, error)
 	if err != nil {
 		return nil, err
 	}
-	limits.WithLabelValues(name).Set(float64(limit))
-	return &Queue{Depth: depth.WithLabelValues(name), Dropped: dropped.WithLabelValues(name)}, nil
+	q := &Queue{Depth: depth.WithLabelValues(name), Limit: limits.WithLabelValues(name), Dropped: dropped.WithLabelValues(name)}
+	q.Limit.Set(float64(limit))
+	return q, nil
 }

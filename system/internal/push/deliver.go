@@ -76,10 +76,12 @@ func (p *Push) deliver(ctx context.Context, j *job) rpc.PushOutcome {
 		if !p.bucket.take(j.ctx) || !j.wanted() {
 			return rpc.PushOutcome_PUSH_OUTCOME_UNSPECIFIED
 		}
+		began := time.Now()
 		v, after, reason := p.attempt(ctx, target, body)
 		if ctx.Err() != nil {
 			return rpc.PushOutcome_PUSH_OUTCOME_UNSPECIFIED
 		}
+		p.m.attempt.Done(time.Since(began), v != accepted && v != deadToken)
 		p.m.attempts.WithLabelValues(v.String()).Inc()
 		switch v {
 		case accepted:

@@ -231,6 +231,7 @@ type metrics struct {
 	kept                             prometheus.Gauge
 	seconds                          prometheus.Histogram
 	queue                            *obs.Queue
+	attempt                          *obs.Op
 }
 
 func newMetrics(reg prometheus.Registerer, limit int) (*metrics, error) {
@@ -260,5 +261,8 @@ func newMetrics(reg prometheus.Registerer, limit int) (*metrics, error) {
 	errs = append(errs, err)
 	m.queue, err = obs.NewQueue(reg, "push_requests", limit)
 	errs = append(errs, err)
+	ops, err := obs.NewOps(reg)
+	errs = append(errs, err)
+	m.attempt = ops.Op("push.attempt")
 	return m, errors.Join(errs...)
 }

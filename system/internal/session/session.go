@@ -142,6 +142,7 @@ type metrics struct {
 	ops                         *prometheus.CounterVec
 	registry, ephemeral, topics *obs.Queue
 	failed                      prometheus.Counter
+	calls                       *obs.Ops
 }
 
 // New returns a registry; it connects when it is first used.
@@ -175,7 +176,7 @@ func New(cfg Config) (*Registry, error) {
 	r := &Registry{cfg: cfg, log: cfg.Log, entries: make(map[uint64]entry),
 		registry: make(chan op, cfg.RegistryQueue), ephemeral: make(chan event, cfg.EphemeralQueue)}
 	r.topics.init(cfg.Topics)
-	var errs [5]error
+	var errs [6]error
 	r.m.ops, errs[0] = obs.Register(cfg.Metrics, prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "throng_redis_ops_total", Help: "Commands sent to Redis."}, []string{"op"}))
 	r.m.failed, errs[1] = obs.Register(cfg.Metrics, prometheus.NewCounter(prometheus.CounterOpts{
@@ -183,6 +184,7 @@ func New(cfg Config) (*Registry, error) {
 	r.m.registry, errs[2] = obs.NewQueue(cfg.Metrics, "session_registry", cfg.RegistryQueue)
 	r.m.ephemeral, errs[3] = obs.NewQueue(cfg.Metrics, "session_ephemeral", cfg.EphemeralQueue)
 	r.m.topics, errs[4] = obs.NewQueue(cfg.Metrics, "session_topics", cfg.Topics)
+	r.m.calls, errs[5] = obs.NewOps(cfg.Metrics)
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, fmt.Errorf("session: metrics: %w", err)
 	}
@@ -217,7 +219,8 @@ func (r *Registry) redis(ctx context.Context) (rueidis.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("session: connect to redis %s: %w", r.cfg.Addr, err)
 	}
-	if !r.client.CompareAndSwap(nil, &c) {
+	timed := obs.TimedRedis(c, r.m.calls)
+	if !r.client.CompareAndSwap(nil, &timed) {
 		c.Close()
 	}
 	return *r.client.Load(), ctx.Err()

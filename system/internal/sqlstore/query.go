@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 )
 
 // Tx is a write transaction. It belongs to the function it was given to.
@@ -20,6 +21,8 @@ type Tx struct {
 // overtaken by another writer before fn writes.
 func (d *DB) Tx(ctx context.Context, fn func(*Tx) error) error {
 	var err error
+	began := time.Now()
+	defer func() { d.m.tx.Done(time.Since(began), err != nil) }()
 	if d.writer != nil {
 		err = d.writer.tx(ctx, func() error { return fn(&Tx{db: d}) })
 	} else {
@@ -52,6 +55,13 @@ func (d *DB) poolTx(ctx context.Context, fn func(*Tx) error) error {
 // Exec runs a statement in the transaction and returns the number of rows it
 // changed.
 func (t *Tx) Exec(ctx context.Context, query string, args ...any) (int64, error) {
+	began := time.Now()
+	n, err := t.exec(ctx, query, args)
+	t.db.m.class(query).Done(time.Since(began), err != nil)
+	return n, err
+}
+
+func (t *Tx) exec(ctx context.Context, query string, args []any) (int64, error) {
 	if t.tx != nil {
 		return t.db.count(t.tx.ExecContext(ctx, query, args...))
 	}
@@ -66,16 +76,17 @@ func (t *Tx) Exec(ctx context.Context, query string, args ...any) (int64, error)
 // Query runs a query in the transaction. The caller closes the rows before the
 // next statement.
 func (t *Tx) Query(ctx context.Context, query string, args ...any) (*Rows, error) {
+	began := time.Now()
 	if t.tx != nil {
 		rows, err := t.tx.QueryContext(ctx, query, args...)
-		return t.db.rows(rows, err, func() {})
+		return t.db.rows(rows, err, began, func() {})
 	}
 	s, done, err := t.db.writer.prepare(ctx, query)
 	if err != nil {
 		return nil, err
 	}
 	rows, err := s.QueryContext(ctx, args...)
-	return t.db.rows(rows, err, done)
+	return t.db.rows(rows, err, began, done)
 }
 
 // Exec runs one statement as a transaction of its own.
@@ -91,10 +102,11 @@ func (d *DB) Exec(ctx context.Context, query string, args ...any) (int64, error)
 // Query runs a query outside of a transaction. It sees what was committed
 // before it started. Config.Readers -1: the database is locked until Close.
 func (d *DB) Query(ctx context.Context, query string, args ...any) (*Rows, error) {
+	began := time.Now()
 	switch {
 	case d.driver == MySQL:
 		rows, err := d.pool.QueryContext(ctx, query, args...)
-		return d.rows(rows, err, func() {})
+		return d.rows(rows, err, began, func() {})
 	case d.pool == nil:
 		d.writer.mu.Lock()
 		rows, err := (&Tx{db: d}).Query(ctx, query, args...)
@@ -111,7 +123,7 @@ func (d *DB) Query(ctx context.Context, query string, args ...any) (*Rows, error
 			return nil, err
 		}
 		rows, err := s.QueryContext(ctx, args...)
-		return d.rows(rows, err, done)
+		return d.rows(rows, err, began, done)
 	}
 }
 
@@ -119,9 +131,10 @@ func (d *DB) Query(ctx context.Context, query string, args ...any) (*Rows, error
 // too, so that it is enough to check Close. Close it once.
 type Rows struct {
 	*sql.Rows
-	db   *DB
-	done func()
-	n    int
+	db    *DB
+	done  func()
+	n     int
+	began time.Time
 }
 
 // Next is sql.Rows.Next, counted.
@@ -138,19 +151,21 @@ func (r *Rows) Close() error {
 	r.db.m.read.Add(float64(r.n))
 	err := errors.Join(r.Err(), r.Rows.Close())
 	r.done()
+	r.db.m.query.Done(time.Since(r.began), err != nil)
 	if err != nil {
 		return fmt.Errorf("sqlstore %s: read rows: %w", r.db.name, err)
 	}
 	return nil
 }
 
-func (d *DB) rows(rows *sql.Rows, err error, done func()) (*Rows, error) {
+func (d *DB) rows(rows *sql.Rows, err error, began time.Time, done func()) (*Rows, error) {
 	d.m.statements.Inc()
 	if err != nil {
 		done()
+		d.m.query.Done(time.Since(began), true)
 		return nil, fmt.Errorf("query: %w", err)
 	}
-	return &Rows{Rows: rows, db: d, done: done}, nil
+	return &Rows{Rows: rows, db: d, done: done, began: began}, nil
 }
 
 func (d *DB) count(res sql.Result, err error) (int64, error) {

@@ -20,7 +20,10 @@ import (
 	"github.com/go-sql-driver/mysql"
 	"github.com/pressly/goose/v3"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	_ "modernc.org/sqlite" // the driver "sqlite"
+
+	"throng/system/internal/obs"
 )
 
 // Drivers that Open knows.
@@ -80,6 +83,11 @@ type DB struct {
 
 type counters struct {
 	statements, transactions, written, read prometheus.Counter
+
+	insert, update, remove, query, other, tx *obs.Op // classes of statements, and transactions
+
+	reg  prometheus.Registerer
+	pool prometheus.Collector // of DB.pool; nil: not registered
 }
 
 // Open opens the database and checks that it answers.
@@ -99,6 +107,7 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sqlstore %s: %w", cfg.Name, err)
 	}
+	d.m.watch(d)
 	return d, nil
 }
 
@@ -210,6 +219,9 @@ func (d *DB) Close() error {
 	if d.pool != nil {
 		errs = append(errs, d.pool.Close())
 	}
+	if d.m.pool != nil {
+		d.m.reg.Unregister(d.m.pool)
+	}
 	if d.writer != nil {
 		errs = append(errs, d.writer.close())
 	}
@@ -295,6 +307,34 @@ func (namedLock) SessionUnlock(ctx context.Context, conn *sql.Conn) error {
 	return nil
 }
 
+// watch registers the state of the pool, go_sql_* with the label db_name: how many
+// connections there are, may be and are in use, and who waited for one.
+func (c *counters) watch(d *DB) {
+	if c.reg == nil || d.pool == nil {
+		return
+	}
+	if pool := collectors.NewDBStatsCollector(d.pool, d.name); c.reg.Register(pool) == nil { // else one of that name is open already
+		c.pool = pool
+	}
+}
+
+// class returns the kind of work that a statement is.
+func (c *counters) class(statement string) *obs.Op {
+	switch first := strings.TrimLeft(statement, " \t\n("); {
+	case first == "":
+		return c.other
+	case first[0]|0x20 == 's', first[0]|0x20 == 'w': // WITH
+		return c.query
+	case first[0]|0x20 == 'i', first[0]|0x20 == 'r': // REPLACE
+		return c.insert
+	case first[0]|0x20 == 'u':
+		return c.update
+	case first[0]|0x20 == 'd':
+		return c.remove
+	}
+	return c.other
+}
+
 // register makes the counters of one store; several stores of a process share
 // the metric and differ in the label.
 func (c *counters) register(cfg Config) error {
@@ -318,6 +358,17 @@ func (c *counters) register(cfg Config) error {
 			}
 		}
 		*x.to = vec.WithLabelValues(cfg.Name)
+	}
+	if c.reg = cfg.Metrics; c.reg == nil {
+		return nil
+	}
+	ops, err := obs.NewOps(c.reg)
+	if err != nil {
+		return err
+	}
+	for name, to := range map[string]**obs.Op{"select": &c.query, "insert": &c.insert, "update": &c.update,
+		"delete": &c.remove, "other": &c.other, "tx": &c.tx} {
+		*to = ops.Op("sql." + cfg.Name + "." + name)
 	}
 	return nil
 }
