@@ -31,7 +31,7 @@ func (c *Core) next(s *session) {
 		c.goLive(s)
 		return
 	}
-	p := Page{Key: d.Key, Limit: c.lim.PageRows, All: d.rows <= c.lim.PageRows}
+	p := Page{Key: d.Key, Limit: c.lim.PageRows, All: d.rows <= c.lim.PageRows, Oldest: d.oldest}
 	if !p.All {
 		p.Ahead = min(lookAhead, max(c.lim.Ahead-c.ahead, 0))
 	}

@@ -119,6 +119,8 @@ type Page struct {
 	// Ahead: the seqs of so many rows after the oldest Limit are wanted too.
 	Ahead int
 	Seqs  []uint64
+	// Oldest: no row of the device has a lower seq. 0 is always true.
+	Oldest uint64
 }
 
 // Batch is one transaction (or, when it holds nothing but Pages, plain reads), done in the order of its fields. Rows with a
@@ -145,8 +147,11 @@ type Batch struct {
 }
 
 // ReadOnly reports whether b is nothing but pages to read.
-func (b *Batch) ReadOnly() bool {
-	return len(b.Pages) > 0 && len(b.TakeReceipts)+len(b.Register)+len(b.Bodies)+len(b.Rows)+len(b.Delete)+len(b.DeletePtr)+
+func (b *Batch) ReadOnly() bool { return len(b.Pages) > 0 && b.Empty() }
+
+// Empty reports whether b holds nothing, or nothing but pages to read.
+func (b *Batch) Empty() bool {
+	return len(b.TakeReceipts)+len(b.Register)+len(b.Bodies)+len(b.Rows)+len(b.Delete)+len(b.DeletePtr)+
 		len(b.DeleteUpTo)+len(b.Pushed)+len(b.DeadTokens)+len(b.Privacy)+len(b.Marks) == 0 && b.ExpireMarks == 0
 }
 

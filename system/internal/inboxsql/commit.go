@@ -286,10 +286,10 @@ func (st *store) page(ctx context.Context, tx querier, p inbox.Page, res *inbox.
 	var ahead []uint64
 	switch seqs := p.Seqs; {
 	case len(seqs) == 0 && p.All:
-		page, err = readRows(ctx, tx, p.Key, "r.usr = ? AND r.dev = ?", []any{int64(p.User), int64(p.Device)}, nil)
+		page, err = readRows(ctx, tx, p.Key, "r.usr = ? AND r.dev = ? AND r.seq <= ?", []any{int64(p.User), int64(p.Device), st.upTo}, nil)
 		page = page[:min(p.Limit, len(page))]
 	case len(seqs) == 0:
-		if seqs, err = oldest(ctx, tx, p.Key, p.Limit+p.Ahead); err != nil {
+		if seqs, err = st.oldest(ctx, tx, p.Key, p.Limit+p.Ahead); err != nil {
 			return err
 		}
 		cut := min(p.Limit, len(seqs))
@@ -303,8 +303,9 @@ func (st *store) page(ctx context.Context, tx querier, p inbox.Page, res *inbox.
 }
 
 // oldest returns the lowest seqs of a device's rows.
-func oldest(ctx context.Context, tx querier, k inbox.Key, limit int) (seqs []uint64, err error) {
-	rows, err := tx.Query(ctx, "SELECT seq FROM inbox_rows WHERE usr = ? AND dev = ? ORDER BY seq LIMIT ?", int64(k.User), int64(k.Device), limit)
+func (st *store) oldest(ctx context.Context, tx querier, k inbox.Key, limit int) (seqs []uint64, err error) {
+	rows, err := tx.Query(ctx, "SELECT seq FROM inbox_rows WHERE usr = ? AND dev = ? AND seq <= ? ORDER BY seq LIMIT ?",
+		int64(k.User), int64(k.Device), st.upTo, limit)
 	if err != nil {
 		return nil, err
 	}

@@ -5,11 +5,13 @@
 package inboxsql
 
 import (
+	"cmp"
 	"context"
 	"embed"
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -31,13 +33,19 @@ type Config struct {
 	DSN string
 	// Loops of the instance. Default inbox.DefaultLoops. It is fixed for life:
 	// each file or schema holds certain shards.
-	Loops   int
-	Metrics prometheus.Registerer // may be nil
+	Loops int
+	// KeepFor and KeepBytes bound what a loop keeps of the rows that came last in
+	// memory and in a log beside the database, with SQLite: what is older, or more,
+	// moves into the tables. Default DefaultKeepFor and DefaultKeepBytes.
+	KeepFor   time.Duration
+	KeepBytes int
+	Metrics   prometheus.Registerer // may be nil
 }
 
 // Stores are the open stores of an instance.
 type Stores struct {
 	dbs    []*sqlstore.DB
+	logs   []*logged
 	stores []inbox.Store
 }
 
@@ -46,6 +54,8 @@ func Open(ctx context.Context, cfg Config) (*Stores, error) {
 	if cfg.Loops <= 0 {
 		cfg.Loops = inbox.DefaultLoops
 	}
+	cfg.KeepFor = cmp.Or(cfg.KeepFor, DefaultKeepFor)
+	cfg.KeepBytes = cmp.Or(cfg.KeepBytes, DefaultKeepBytes)
 	st := new(Stores)
 	for loop := range cfg.Loops {
 		if err := st.open(ctx, cfg, loop); err != nil {
@@ -76,7 +86,16 @@ func (st *Stores) open(ctx context.Context, cfg Config, loop int) error {
 	if err := db.Migrate(ctx, dir); err != nil {
 		return fmt.Errorf("inboxsql: %w", err)
 	}
-	st.stores = append(st.stores, newStore(db))
+	tables := newStore(db)
+	if cfg.Driver != sqlstore.SQLite {
+		st.stores = append(st.stores, tables)
+		return nil
+	}
+	l, err := newLogged(tables, dsn, cfg)
+	if err != nil {
+		return fmt.Errorf("inboxsql: %w", err)
+	}
+	st.logs, st.stores = append(st.logs, l), append(st.stores, l)
 	return nil
 }
 
@@ -86,6 +105,9 @@ func (st *Stores) Stores() []inbox.Store { return st.stores }
 // Close closes them. The inbox must have stopped.
 func (st *Stores) Close() error {
 	var errs []error
+	for _, l := range st.logs {
+		errs = append(errs, l.log.close())
+	}
 	for _, db := range st.dbs {
 		errs = append(errs, db.Close())
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"math"
 	"slices"
 
 	"throng/system/internal/inbox"
@@ -20,6 +21,10 @@ type store struct {
 	shards []int
 	q      queries
 	args   []any // reused
+	// upTo is the newest row that can be seen: those above it are copies of rows
+	// in the log. claimed, where set, is part of the transaction of a claim.
+	upTo    int64
+	claimed func(ctx context.Context, tx *sqlstore.Tx, incarnation uint64) error
 }
 
 // queries are the statements that the dialects write differently.
@@ -38,7 +43,7 @@ const (
 )
 
 func newStore(db *sqlstore.DB) *store {
-	st := &store{db: db}
+	st := &store{db: db, upTo: math.MaxInt64}
 	if db.Driver() == sqlstore.MySQL {
 		st.q = queries{
 			owners:          selectOwners + " FOR UPDATE", // of two that claim at once, one waits or fails
@@ -88,6 +93,11 @@ func (st *store) Claim(ctx context.Context, shards []int, atLeast uint64) (incar
 		if _, err = tx.Exec(ctx, "INSERT INTO inbox_owners (shard, incarnation) VALUES "+
 			sqlstore.List(len(st.shards), "(?,?)")+st.q.upsertOwnerEnd, args...); err != nil {
 			return err
+		}
+		if st.claimed != nil {
+			if err := st.claimed(ctx, tx, incarnation); err != nil {
+				return err
+			}
 		}
 		rows, err = st.count(ctx, tx)
 		return err
@@ -162,14 +172,14 @@ func (st *store) Load(ctx context.Context, users []uint64) ([]inbox.DeviceState,
 
 func (st *store) load(ctx context.Context, users []uint64, out []inbox.DeviceState) ([]inbox.DeviceState, error) {
 	n := padded(len(users))
-	st.args = st.args[:0]
+	st.args = append(st.args[:0], st.upTo)
 	for i := range n {
 		st.args = append(st.args, int64(users[min(i, len(users)-1)]))
 	}
 	rows, err := st.db.Query(ctx, "SELECT d.usr, d.dev, d.token, d.pushed, COUNT(r.seq), COALESCE(MIN(r.seq), 0), COALESCE(MAX(r.seq), 0),"+
 		" EXISTS (SELECT 1 FROM inbox_marks m WHERE m.usr = d.usr AND m.dev = d.dev),"+
 		" EXISTS (SELECT 1 FROM inbox_hidden h WHERE h.usr = d.usr)"+
-		" FROM inbox_devices d LEFT JOIN inbox_rows r ON r.usr = d.usr AND r.dev = d.dev"+
+		" FROM inbox_devices d LEFT JOIN inbox_rows r ON r.usr = d.usr AND r.dev = d.dev AND r.seq <= ?"+
 		" WHERE d.usr IN ("+sqlstore.List(n, "?")+") GROUP BY d.usr, d.dev, d.token, d.pushed", st.args...)
 	if err != nil {
 		return nil, err
@@ -188,8 +198,8 @@ func (st *store) load(ctx context.Context, users []uint64, out []inbox.DeviceSta
 
 // Scan implements inbox.Store.
 func (st *store) Scan(ctx context.Context, after uint64, limit int) ([]inbox.ScanRow, error) {
-	rows, err := st.db.Query(ctx, "SELECT seq, usr, dev, mid, body_id, at FROM inbox_rows WHERE seq > ? AND shard IN ("+
-		st.shardList()+") ORDER BY seq LIMIT ?", int64(after), limit)
+	rows, err := st.db.Query(ctx, "SELECT seq, usr, dev, mid, body_id, at FROM inbox_rows WHERE seq > ? AND seq <= ? AND shard IN ("+
+		st.shardList()+") ORDER BY seq LIMIT ?", int64(after), st.upTo, limit)
 	if err != nil {
 		return nil, fmt.Errorf("inboxsql: scan: %w", err)
 	}

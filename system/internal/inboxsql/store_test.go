@@ -42,6 +42,18 @@ func TestSQLiteConformance(t *testing.T) {
 	})
 }
 
+// TestMovedConformance has every row in the tables before the next transaction. A
+// repeated append is not looked for there.
+func TestMovedConformance(t *testing.T) {
+	dirs := map[*testing.T]string{}
+	inboxtest.Conformance(t, func(t *testing.T) inbox.Store {
+		if dirs[t] == "" {
+			dirs[t] = t.TempDir()
+		}
+		return open(t, inboxsql.Config{Driver: sqlstore.SQLite, DSN: filepath.Join(dirs[t], "inbox"), KeepBytes: 1})
+	}, "repeated")
+}
+
 func TestMySQLConformance(t *testing.T) {
 	dsn := emptyMySQL(t)
 	seen := map[*testing.T]bool{}
