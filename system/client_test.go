@@ -381,6 +381,42 @@ func (d *device) awaitFor(limit time.Duration, what string, ok func() bool) {
 	}
 }
 
+// insist is await for what is best effort: again is called now and from time to
+// time until ok, because what it asks for may be shed, or overtaken by what it
+// depends on.
+func (d *device) insist(what string, again func(), ok func() bool) {
+	d.t.Helper()
+	ctx, cancel := context.WithCancel(d.t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() {
+		tick := time.NewTicker(200 * time.Millisecond)
+		defer tick.Stop()
+		for ctx.Err() == nil {
+			again()
+			select {
+			case <-ctx.Done():
+			case <-tick.C:
+			}
+		}
+	})
+	d.await(what, ok)
+}
+
+// lookAt views a user, who is looked up, until the last that it hears of
+// anybody's presence is ok.
+func (d *device) lookAt(user uint64, what string, ok func(*wire.PresenceEvent) bool) {
+	d.t.Helper()
+	d.insist(what, func() {
+		d.do(&wire.Frame{Kind: &wire.Frame_View{View: &wire.View{}}})
+		d.do(&wire.Frame{Kind: &wire.Frame_View{View: &wire.View{User: user}}})
+	}, func() bool {
+		n := len(d.presence)
+		return n > 0 && d.presence[n-1].User == user && ok(d.presence[n-1])
+	})
+}
+
 func (d *device) awaitCurrent() {
 	d.t.Helper()
 	d.await("current", func() bool { return d.ws != nil && d.current })

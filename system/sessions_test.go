@@ -143,22 +143,16 @@ func TestLastSeenPrivacy(t *testing.T) {
 	available := func(dev *device, is bool) {
 		dev.do(&wire.Frame{Kind: &wire.Frame_Presence{Presence: &wire.Presence{Available: is}}})
 	}
-	view := func(user uint64) {
-		viewer.do(&wire.Frame{Kind: &wire.Frame_View{View: &wire.View{User: user}}})
-	}
-	last := func(what string, ok func(e *wire.PresenceEvent) bool) {
-		t.Helper()
-		viewer.await(what, func() bool {
-			n := len(viewer.presence)
-			return n > 0 && ok(viewer.presence[n-1])
-		})
-	}
-	view(2)
 	available(phone, true)
-	last("phone is here", func(e *wire.PresenceEvent) bool { return e.Available })
-	hide := &wire.Frame{Kind: &wire.Frame_Privacy{Privacy: &wire.Privacy{HideLastSeen: true}}}
-	phone.do(hide)
-	last("hidden", func(e *wire.PresenceEvent) bool { return !e.Available && e.LastSeenMs == 0 })
+	viewer.lookAt(2, "phone is here", func(e *wire.PresenceEvent) bool { return e.Available })
+	phone.do(&wire.Frame{Kind: &wire.Frame_Privacy{Privacy: &wire.Privacy{HideLastSeen: true}}})
+	// What the phone's gateway had published before is here when this is, and
+	// what the viewer's has looked up before comes before an answer that it is hidden.
+	viewer.insist("typing", func() { phone.do(&wire.Frame{Kind: &wire.Frame_Typing{Typing: &wire.Typing{User: 1}}}) },
+		func() bool { return len(viewer.typing) > 0 })
+	viewer.update(func() { viewer.presence = nil })
+	hidden := func(e *wire.PresenceEvent) bool { return !e.Available && e.LastSeenMs == 0 }
+	viewer.lookAt(2, "hidden", hidden)
 	// The owner has it when it has answered the phone, and the laptop's gateway
 	// when it has answered the laptop.
 	for i, dev := range []*device{phone, laptop} {
@@ -174,21 +168,19 @@ func TestLastSeenPrivacy(t *testing.T) {
 	available(phone, true)
 	available(laptop, true)
 	laptop.hangUp()
-	view(1)
-	view(2)
-	last("the answer to a view", func(e *wire.PresenceEvent) bool { return e.User == 2 })
+	viewer.lookAt(2, "the answer to a view", func(*wire.PresenceEvent) bool { return true })
 	viewer.update(func() {
 		for _, e := range viewer.presence {
-			if e.User == 2 && (e.Available || e.LastSeenMs != 0) {
+			if !hidden(e) {
 				t.Errorf("seen: %v", e)
 			}
 		}
 	})
 
 	phone.do(&wire.Frame{Kind: &wire.Frame_Privacy{Privacy: &wire.Privacy{}}})
-	last("shown", func(e *wire.PresenceEvent) bool { return e.User == 2 && e.Available })
+	viewer.lookAt(2, "shown", func(e *wire.PresenceEvent) bool { return e.Available })
 	phone.hangUp()
-	last("gone, and when", func(e *wire.PresenceEvent) bool { return e.User == 2 && !e.Available && e.LastSeenMs != 0 })
+	viewer.lookAt(2, "gone, and when", func(e *wire.PresenceEvent) bool { return !e.Available && e.LastSeenMs != 0 })
 }
 
 // A connection that drops in the middle of a drain goes on where the device was:

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/http"
 	"testing"
-	"time"
 
 	"github.com/gorilla/websocket"
 	"go.uber.org/goleak"
@@ -199,31 +198,10 @@ func testEphemeral(t *testing.T, d *deployment) {
 	viewer, other := d.dial(16, 0), d.dial(17, 0)
 	viewer.awaitCurrent()
 	other.awaitCurrent()
-	viewer.do(&wire.Frame{Kind: &wire.Frame_View{View: &wire.View{User: 17}}})
-	// Best effort: it may take a moment until the view is known everywhere.
-	typing := &wire.Frame{Kind: &wire.Frame_Typing{Typing: &wire.Typing{User: 16}}}
-	present := &wire.Frame{Kind: &wire.Frame_Presence{Presence: &wire.Presence{Available: true}}}
-	seen := make(chan struct{})
-	go func() {
-		tick := time.NewTicker(50 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			select {
-			case <-seen:
-				return
-			case <-t.Context().Done():
-				return
-			case <-tick.C:
-				other.do(present)
-				other.do(typing)
-			}
-		}
-	}()
-	defer close(seen)
-	viewer.await("typing and presence of who is viewed", func() bool {
-		return len(viewer.typing) > 0 && viewer.typing[0].From == 17 &&
-			len(viewer.presence) > 0 && viewer.presence[len(viewer.presence)-1].User == 17 && viewer.presence[len(viewer.presence)-1].Available
-	})
+	other.do(&wire.Frame{Kind: &wire.Frame_Presence{Presence: &wire.Presence{Available: true}}})
+	viewer.lookAt(17, "presence of who is viewed", func(e *wire.PresenceEvent) bool { return e.Available })
+	viewer.insist("typing of who is viewed", func() { other.do(&wire.Frame{Kind: &wire.Frame_Typing{Typing: &wire.Typing{User: 16}}}) },
+		func() bool { return len(viewer.typing) > 0 && viewer.typing[0].From == 17 })
 }
 
 func testRefused(t *testing.T, d *deployment) {
