@@ -313,6 +313,8 @@ func (p *player) order(m *nats.Msg) {
 			p.engine.Drain(context.Background(), o.Devices, o.At)
 			p.respond(m, &reply{})
 		})
+	case opMedia:
+		p.jobs.Go(func() { p.respond(m, &reply{Media: p.engine.ProveMedia(context.Background())}) })
 	case opSync:
 		p.jobs.Go(func() {
 			mark, err := p.sync()
@@ -358,7 +360,7 @@ func (p *player) carryOut(o order) *reply {
 	case opStop:
 		p.stop()
 	case opUnanswered:
-		r.Sends, r.Asked = p.engine.Unanswered()
+		r.Waits = p.engine.Unanswered()
 	case opEndLoad:
 		p.engine.EndLoad()
 	case opOpen:

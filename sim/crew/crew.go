@@ -38,6 +38,7 @@ const (
 const (
 	beatEvery   = 500 * time.Millisecond
 	orderWithin = 30 * time.Second // an order that takes no time by its nature
+	mediaWithin = 5 * time.Minute  // to fetch what could not be had before
 	beginAhead  = time.Second      // from the order to begin until the load begins
 )
 
@@ -108,6 +109,7 @@ const (
 	opDrain      = "drain"
 	opOutages    = "outages"
 	opPushAudit  = "push_audit"
+	opMedia      = "media"
 	opSync       = "sync"
 	opFinish     = "finish"
 )
@@ -122,13 +124,13 @@ type order struct {
 
 // reply answers an order.
 type reply struct {
-	Error   string            `json:"error,omitempty"`
-	Sends   int               `json:"sends,omitempty"`
-	Asked   int               `json:"asked,omitempty"`
-	Devices []audit.Device    `json:"devices,omitempty"`
-	Push    history.PushAudit `json:"push"`
-	Mark    audit.Mark        `json:"mark"`              // sync
-	Results int               `json:"results,omitempty"` // finish: how many there were
+	Error   string             `json:"error,omitempty"`
+	Waits   load.Unanswered    `json:"waits,omitzero"`
+	Devices []audit.Device     `json:"devices,omitempty"`
+	Push    history.PushAudit  `json:"push"`
+	Media   history.MediaAudit `json:"media,omitzero"`
+	Mark    audit.Mark         `json:"mark"`              // sync
+	Results int                `json:"results,omitempty"` // finish: how many there were
 }
 
 // result is what an engine recorded in a second.

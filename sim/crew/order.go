@@ -61,11 +61,16 @@ func (l *Lead) ask(ctx context.Context, a *agent, o order, within time.Duration)
 // each gives every living agent an order, all at once, and calls f with each
 // reply, one at a time. f nil: who does not answer has died.
 func (l *Lead) each(ctx context.Context, o order, f func(*agent, *reply, error)) {
+	l.eachWithin(ctx, o, orderWithin, f)
+}
+
+// eachWithin is each with another time for the replies.
+func (l *Lead) eachWithin(ctx context.Context, o order, within time.Duration, f func(*agent, *reply, error)) {
 	var mu sync.Mutex
 	var all sync.WaitGroup
 	for _, a := range l.living() {
 		all.Go(func() {
-			r, err := l.ask(ctx, a, o, orderWithin)
+			r, err := l.ask(ctx, a, o, within)
 			if err != nil && ctx.Err() == nil {
 				l.die(a, err.Error())
 			}
@@ -101,14 +106,14 @@ func (l *Lead) InFlight() (n int64) {
 	return n
 }
 
-// Unanswered adds up the agents' sends and group requests without an answer.
-func (l *Lead) Unanswered(ctx context.Context) (sends, asked int) {
+// Unanswered adds up what the agents wait for.
+func (l *Lead) Unanswered(ctx context.Context) (sum load.Unanswered) {
 	l.each(ctx, order{Op: opUnanswered}, func(_ *agent, r *reply, err error) {
 		if err == nil {
-			sends, asked = sends+r.Sends, asked+r.Asked
+			sum = sum.Plus(r.Waits)
 		}
 	})
-	return sends, asked
+	return sum
 }
 
 // Open lists the agents' devices with something unanswered.
@@ -126,6 +131,17 @@ func (l *Lead) PushAudit(ctx context.Context) (sum history.PushAudit) {
 	l.each(ctx, order{Op: opPushAudit}, func(_ *agent, r *reply, err error) {
 		if err == nil {
 			sum = sum.Plus(r.Push)
+		}
+	})
+	return sum
+}
+
+// ProveMedia has the agents fetch what is left of media and adds up their audits.
+// What has not ended in mediaWithin has died.
+func (l *Lead) ProveMedia(ctx context.Context) (sum history.MediaAudit) {
+	l.eachWithin(ctx, order{Op: opMedia}, mediaWithin, func(_ *agent, r *reply, err error) {
+		if err == nil {
+			sum = sum.Plus(r.Media)
 		}
 	})
 	return sum

@@ -6,6 +6,7 @@ package history
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -36,6 +37,9 @@ const (
 	KindMediaFirstByte = "media_first_byte"
 	KindMediaFetch     = "media_fetch"
 	KindMediaWhole     = "media_end_to_end"
+	// Uploads and fetches by the object's size: "media_upload.<class>".
+	KindMediaUploadOf = "media_upload."
+	KindMediaFetchOf  = "media_fetch."
 
 	KindHeld = "held" // how long replies were held beyond their scheduled time
 	// Fan-out, over members online: "fanout_first.<class>" and "fanout_last.<class>".
@@ -59,11 +63,15 @@ const (
 // DrainClasses are the classes of drains, by the number of messages.
 var DrainClasses = []SizeClass{{"0", 0}, {"1-10", 10}, {"11-100", 100}, {"101-1000", 1000}, {"1001-", math.MaxInt}}
 
+// MediaClasses are the classes of media objects, by bytes.
+var MediaClasses = []SizeClass{{"0-64KiB", 64 << 10}, {"64-512KiB", 512 << 10}, {"512KiB-4MiB", 4 << 20}, {"4MiB-", math.MaxInt}}
+
 // SizeClasses are the group size classes of fan-out figures, by number of
 // members: the class of a group is the first whose Max is not below its size.
 var SizeClasses = []SizeClass{{"2-4", 4}, {"5-10", 10}, {"11-30", 30}, {"31-100", 100}, {"101-256", 256}, {"257-1023", 1023}, {"1024", 1024}}
 
-// SizeClass names the groups with at most Max members, or drains of so many messages.
+// SizeClass names the groups with at most Max members, or drains of so many
+// messages, or objects of so many bytes.
 type SizeClass struct {
 	Name string
 	Max  int
@@ -312,6 +320,17 @@ type MediaAudit struct {
 	BytesDown     int64 `json:"bytes_down"`
 	// Examples of what went wrong on the way, made good or not, at most 5.
 	Examples []string `json:"examples,omitempty"`
+}
+
+// mediaExamples bounds MediaAudit.Examples.
+const mediaExamples = 5
+
+// Plus adds up two parts of a run.
+func (a MediaAudit) Plus(b MediaAudit) MediaAudit {
+	examples := slices.Concat(a.Examples, b.Examples)
+	return MediaAudit{Uploads: a.Uploads + b.Uploads, UploadsFailed: a.UploadsFailed + b.UploadsFailed, Resumed: a.Resumed + b.Resumed,
+		Pairs: a.Pairs + b.Pairs, Proved: a.Proved + b.Proved, Corrupt: a.Corrupt + b.Corrupt, Missing: a.Missing + b.Missing,
+		BytesUp: a.BytesUp + b.BytesUp, BytesDown: a.BytesDown + b.BytesDown, Examples: examples[:min(len(examples), mediaExamples)]}
 }
 
 // Plus adds up two parts of a run.

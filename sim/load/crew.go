@@ -25,8 +25,8 @@ type Crew interface {
 	// therefore not exactly.
 	InFlight() int64
 	// Unanswered counts the sends and group requests of connected devices that
-	// have no answer.
-	Unanswered(ctx context.Context) (sends, asked int)
+	// have no answer, and the uploads and fetches of media under way.
+	Unanswered(ctx context.Context) Unanswered
 	// EndLoad says that the load is over: nobody reconnects on their own.
 	EndLoad(ctx context.Context)
 	// Open lists the devices with unanswered sends or group requests.
@@ -43,6 +43,21 @@ type Crew interface {
 	Outages(all []Outage)
 	// PushAudit returns the sums of the players' push audits.
 	PushAudit(ctx context.Context) history.PushAudit
+	// ProveMedia has the players fetch what they could not have before, and returns
+	// the sums of their audits.
+	ProveMedia(ctx context.Context) history.MediaAudit
+}
+
+// Unanswered is what a crew still waits for.
+type Unanswered struct {
+	Sends int   `json:"sends,omitempty"`
+	Asked int   `json:"asked,omitempty"` // group requests
+	Media int64 `json:"media,omitempty"` // uploads and fetches
+}
+
+// Plus adds up two parts of a crew.
+func (u Unanswered) Plus(v Unanswered) Unanswered {
+	return Unanswered{Sends: u.Sends + v.Sends, Asked: u.Asked + v.Asked, Media: u.Media + v.Media}
 }
 
 // solo is the crew of an engine that plays everybody itself.
@@ -61,10 +76,11 @@ func (s solo) InFlight() int64 {
 	return sends
 }
 
-func (s solo) Unanswered(context.Context) (sends, asked int)              { return s.e.Unanswered() }
+func (s solo) Unanswered(context.Context) Unanswered                      { return s.e.Unanswered() }
 func (s solo) EndLoad(context.Context)                                    { s.e.EndLoad() }
 func (s solo) Open(context.Context) []audit.Device                        { return s.e.Open() }
 func (s solo) PushAudit(context.Context) history.PushAudit                { return s.e.PushAudit() }
+func (s solo) ProveMedia(ctx context.Context) history.MediaAudit          { return s.e.ProveMedia(ctx) }
 func (s solo) Drain(c context.Context, t []audit.Device, d time.Duration) { s.e.Drain(c, t, d) }
 
 // mine says whether this engine carries an action out. Who has the target
@@ -110,18 +126,19 @@ func (e *Engine) Follow(ctx, soft context.Context, begin <-chan time.Duration) {
 	<-ctx.Done()
 }
 
-// Unanswered counts the sends and group requests of this engine's connected
-// devices that have no answer.
-func (e *Engine) Unanswered() (sends, asked int) {
+// Unanswered counts what of this engine's connected devices has no answer, and
+// its media under way.
+func (e *Engine) Unanswered() Unanswered {
+	u := Unanswered{Media: e.media.moving()}
 	for _, m := range e.flying.unanswered() {
 		m.dev.mu.Lock()
 		if m.dev.state == open {
-			sends++
+			u.Sends++
 		}
 		m.dev.mu.Unlock()
 	}
-	_, asked = e.asks.unanswered()
-	return sends, asked
+	_, u.Asked = e.asks.unanswered()
+	return u
 }
 
 // Open lists this engine's devices with unanswered sends or group requests; a

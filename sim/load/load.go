@@ -300,7 +300,9 @@ func (e *Engine) Run(ctx, hard context.Context) (*Outcome, error) {
 	var last *fanouts
 	out.Audit, last = e.prove(hard, phases)
 	last.write(e)
-	out.Audit.Media = e.media.prove(hard)
+	if e.spec.Media.Share > 0 {
+		out.Audit.Media = e.crew.ProveMedia(hard)
+	}
 	out.Phases = append(out.Phases, e.endPhase(phase))
 	out.Audit.Push = e.crew.PushAudit(hard)
 	if err := e.feedEnded.Load(); err != nil {

@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,6 +42,7 @@ type media struct {
 	block []byte // of random bytes; objects are pieces of it behind a header of their own
 
 	upload, firstByte, fetch, whole metrics.Kind
+	uploadOf, fetchOf               []metrics.Kind // by class of size
 
 	ctx      context.Context // of the run, set before the first action
 	flying   atomic.Int64    // uploads and fetches under way
@@ -58,6 +61,8 @@ type uploaded struct {
 	id  wire.MediaID
 	sum [32]byte
 	at  time.Duration
+	// took is from the intended time to at.
+	took time.Duration
 }
 
 // mediaPair is a message's object and a user who fetches it, on the first of
@@ -79,9 +84,9 @@ type fetch struct {
 	live   bool
 }
 
-// newMedia returns nil where the run has no media.
+// newMedia returns nil where the run has no media, or others play its users.
 func newMedia(e *Engine, bases []string, tlsConfig *tls.Config) (*media, error) {
-	if e.spec.Media.Share == 0 {
+	if e.spec.Media.Share == 0 || e.cfg.Crew != nil {
 		return nil, nil
 	}
 	if len(bases) == 0 {
@@ -91,6 +96,10 @@ func newMedia(e *Engine, bases []string, tlsConfig *tls.Config) (*media, error) 
 		http:   &client.Media{Bases: bases, HTTP: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256, TLSClientConfig: tlsConfig, WriteBufferSize: 32 << 10}}},
 		upload: e.rec.Kind(history.KindMediaUpload), firstByte: e.rec.Kind(history.KindMediaFirstByte),
 		fetch: e.rec.Kind(history.KindMediaFetch), whole: e.rec.Kind(history.KindMediaWhole)}
+	for _, c := range history.MediaClasses {
+		m.uploadOf = append(m.uploadOf, e.rec.Kind(history.KindMediaUploadOf+c.Name))
+		m.fetchOf = append(m.fetchOf, e.rec.Kind(history.KindMediaFetchOf+c.Name))
+	}
 	rng := rand.New(rand.NewPCG(e.spec.Seed, mediaStream))
 	for i := 0; i < len(m.block); i += 8 {
 		binary.LittleEndian.PutUint64(m.block[i:], rng.Uint64())
@@ -178,9 +187,10 @@ func (m *media) send(a *workload.Action, object workload.Media) {
 	}
 	m.audit.Uploads++
 	m.audit.BytesUp += object.Bytes
-	m.ready[a.Index] = uploaded{id, sum, now}
+	m.ready[a.Index] = uploaded{id: id, sum: sum, at: now}
 	m.mu.Unlock()
 	e.rec.Record(m.upload, (now - e.loadStart - a.At).Microseconds())
+	e.rec.Record(m.uploadOf[mediaClass(object.Bytes)], (now - e.loadStart - a.At).Microseconds())
 	e.enqueue(job{action: a, uploaded: true})
 }
 
@@ -189,6 +199,11 @@ func (m *media) example(format string, args ...any) {
 	if len(m.examples) < mediaExamples {
 		m.examples = append(m.examples, "media: "+fmt.Sprintf(format, args...))
 	}
+}
+
+// mediaClass is the index of an object's class of size.
+func mediaClass(bytes int64) int {
+	return slices.IndexFunc(history.MediaClasses, func(c history.SizeClass) bool { return bytes <= int64(c.Max) })
 }
 
 func mediaKind(k int32) string {
@@ -210,22 +225,27 @@ func (e *Engine) object(a *workload.Action) *uploaded {
 	return &u
 }
 
-// refer makes a message refer to the object, with its hash in the body.
+// mediaHeader is what the body of a message with an object has at least: after the
+// header of each body the object's hash, and how long it took to upload it, in
+// microseconds, at most an hour.
+const mediaHeader = bodyHeader + sha256.Size + 4
+
+// refer makes a message refer to the object.
 func (u *uploaded) refer(s *wire.Send) {
 	s.Media = u.id[:]
+	s.Body = append(s.Body, make([]byte, max(0, mediaHeader-len(s.Body)))...)
 	copy(s.Body[bodyHeader:], u.sum[:])
+	binary.LittleEndian.PutUint32(s.Body[mediaHeader-4:], uint32(min(max(u.took.Microseconds(), 0), math.MaxUint32)))
 }
 
 // arrived fetches what a message refers to, once for each user but its sender.
-func (m *media) arrived(to audit.Device, d *wire.Deliver, index int32, class audit.Class, now time.Duration) {
-	if m == nil || len(d.Media) != len(wire.MediaID{}) || d.From == to.User || len(d.Body) < bodyHeader+sha256.Size {
+func (m *media) arrived(to audit.Device, d *wire.Deliver, h header, class audit.Class, now time.Duration) {
+	if m == nil || len(d.Media) != len(wire.MediaID{}) || d.From == to.User || len(d.Body) < mediaHeader {
 		return
 	}
-	f := fetch{mediaPair: mediaPair{index, to.User}, device: to.Device, id: wire.MediaID(d.Media), grant: d.MediaGrant,
-		at: now}
-	if a := m.e.sched.Send(index); a != nil && class == audit.Live {
-		f.sent, f.live = m.e.loadStart+a.At, true
-	}
+	f := fetch{mediaPair: mediaPair{h.index, to.User}, device: to.Device, id: wire.MediaID(d.Media), grant: d.MediaGrant,
+		at: now, live: class == audit.Live}
+	f.sent = h.intended - time.Duration(binary.LittleEndian.Uint32(d.Body[mediaHeader-4:]))*time.Microsecond
 	copy(f.sum[:], d.Body[bodyHeader:])
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -281,6 +301,7 @@ func (m *media) get(ctx context.Context, f fetch, timed bool) {
 	if timed {
 		m.e.rec.Record(m.firstByte, (first - f.at).Microseconds())
 		m.e.rec.Record(m.fetch, (now - f.at).Microseconds())
+		m.e.rec.Record(m.fetchOf[mediaClass(counted.n)], (now - f.at).Microseconds())
 	}
 	if f.live {
 		m.e.rec.Record(m.whole, (now - f.sent).Microseconds())
@@ -312,6 +333,10 @@ func (m *media) moving() int64 {
 	}
 	return m.flying.Load()
 }
+
+// ProveMedia fetches what this engine's users could not have before, and returns
+// their audit. The load is over.
+func (e *Engine) ProveMedia(ctx context.Context) history.MediaAudit { return e.media.prove(ctx) }
 
 // prove fetches what could not be had before, and returns the audit.
 func (m *media) prove(ctx context.Context) history.MediaAudit {

@@ -71,7 +71,7 @@ func TestMediaAudit(t *testing.T) {
 		send := &wire.Send{Body: makeBody(200, 7, header{index: 3})}
 		u.refer(send)
 		d := &wire.Deliver{From: 99, Body: send.Body, Media: send.Media, MediaGrant: make([]byte, wire.MediaGrantBytes)}
-		e.media.arrived(audit.Device{User: user}, d, 3, class, e.now())
+		e.media.arrived(audit.Device{User: user}, d, header{index: 3}, class, e.now())
 	}
 	arrive(1, 1, audit.Live)
 	arrive(1, 1, audit.Live)  // the same user's other device

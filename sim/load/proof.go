@@ -42,15 +42,14 @@ func (e *Engine) settle(ctx context.Context) {
 
 // moving says what is still on its way, "" when nothing is.
 func (e *Engine) moving(ctx context.Context) string {
-	sends, asked := e.crew.Unanswered(ctx)
-	if sends > 0 {
-		return fmt.Sprintf("%d sends unanswered", sends)
-	}
-	if asked > 0 {
-		return fmt.Sprintf("%d group requests unanswered", asked)
-	}
-	if n := e.media.moving(); n > 0 {
-		return fmt.Sprintf("%d uploads and fetches of media", n)
+	u := e.crew.Unanswered(ctx)
+	switch {
+	case u.Sends > 0:
+		return fmt.Sprintf("%d sends unanswered", u.Sends)
+	case u.Asked > 0:
+		return fmt.Sprintf("%d group requests unanswered", u.Asked)
+	case u.Media > 0:
+		return fmt.Sprintf("%d uploads and fetches of media", u.Media)
 	}
 	if !e.offers.Log {
 		return ""

@@ -48,7 +48,7 @@ func (e *Engine) deliver(d *device, m *wire.Deliver) {
 	if !ours {
 		return // the audit calls it foreign
 	}
-	e.media.arrived(d.key, m, index, class, now)
+	e.media.arrived(d.key, m, h, class, now)
 	if class == audit.Live {
 		e.recordLive(m, now-intended)
 		if m.Stamps != nil {

@@ -165,8 +165,8 @@ func (e *Engine) submit(a *workload.Action) {
 	}
 	intended := e.loadStart + a.At
 	object := e.object(a)
-	if object != nil {
-		intended = object.at // the upload has a latency of its own
+	if object != nil { // the upload has a latency of its own
+		object.took, intended = object.at-intended, object.at
 	}
 	c := conv{a.Conv.Group, a.Conv.Peer}
 	in := audit.InGroup(c.group)

@@ -329,6 +329,9 @@ func (p *pair) latencies() []CompareRow {
 			add(k.name, k.kind, 50, 99, 99.9)
 		}
 	}
+	for _, k := range mediaClassNames() {
+		add(k.name, k.kind, 50, 99)
+	}
 	for _, class := range history.SizeClasses {
 		add("last of "+class.Name+" members", history.KindFanoutLast+class.Name, 50, 99)
 	}
@@ -391,7 +394,9 @@ func (p *pair) cpu() []CompareRow {
 	perSend := func(name string, roles func(*compared) []string) {
 		rows = append(rows, p.ratio(name+", for a send", "us", 1e6, over(roleCPU(roles), counted(sends))))
 	}
-	perSend("all roles", func(*compared) []string { return []string{"gateway", "message", "fanout", "group", "inbox", "push"} })
+	perSend("all roles", func(*compared) []string {
+		return []string{"gateway", "message", "fanout", "group", "inbox", "push", "media"}
+	})
 	perSend("roles and infrastructure", func(c *compared) []string {
 		return slices.DeleteFunc(c.run.RoleNames(), func(r string) bool { return r == "generator" })
 	})
@@ -437,7 +442,7 @@ func (p *pair) audits() []CompareRow {
 		}
 		rows = append(rows, single(x.name, "", figure(p.a), figure(p.b)))
 	}
-	return rows
+	return append(rows, p.mediaAudits()...)
 }
 
 // times is B/A, unknown where the difference is not shown.

@@ -50,6 +50,8 @@ func roleInk(role string) (string, figure.Ink) {
 		return "inbox", figure.Vermilion
 	case "push":
 		return "push", figure.Sky
+	case "media":
+		return "media", figure.Muted
 	case "generator":
 		return "generator", figure.Pale
 	}
@@ -58,7 +60,7 @@ func roleInk(role string) (string, figure.Ink) {
 
 // layerOrder are the labels of roleInk from the bottom of the stack.
 func layerOrder() []string {
-	return []string{"gateway", "message", "fan-out", "group", "inbox", "push", "infrastructure", "generator"}
+	return []string{"gateway", "message", "fan-out", "group", "inbox", "push", "media", "infrastructure", "generator"}
 }
 
 // figuresOf makes the figures of a run.
@@ -365,7 +367,7 @@ func (r *Result) sortedClasses() []string {
 
 // sortedRoles are the roles in the order of the tiers, then the rest.
 func (r *Result) sortedRoles() []string {
-	order := []string{"gateway", "message", "fanout", "group", "inbox", "push", "kafka", "redis", "provider", "generator"}
+	order := []string{"gateway", "message", "fanout", "group", "inbox", "push", "media", "kafka", "redis", "provider", "generator"}
 	var out []string
 	for _, n := range order {
 		if _, ok := r.Roles[n]; ok {

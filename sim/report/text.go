@@ -36,6 +36,9 @@ func (r *Result) latencyTable() table {
 			}
 		}
 	}
+	for _, k := range mediaClassNames() {
+		add(k.name, r.LatencyMs[k.kind])
+	}
 	for _, b := range r.backNames() {
 		add(b.name, r.LatencyMs[b.kind])
 	}
@@ -273,8 +276,10 @@ func (r *Result) markdown() string {
 		a := r.Audit
 		fmt.Fprintf(&b, "Audit: %s pairs expected, %s proved, %s lost, %s duplicated, %s reordered, %s foreign, %s unproved.\n\n",
 			count(a.Expected), count(a.Proved), count(a.Lost), count(a.Duplicated), count(a.Reordered), count(a.Foreign), count(a.Unproved))
-		if s := a.groupsChanged(); s != "" {
-			b.WriteString(s + "\n\n")
+		for _, s := range []string{a.groupsChanged(), r.mediaLine()} {
+			if s != "" {
+				b.WriteString(s + "\n\n")
+			}
 		}
 	}
 	b.WriteString("<details><summary>Group fan-out, gates, capacity</summary>\n\n")
@@ -358,8 +363,10 @@ func (r *Result) Terminal(w io.Writer, color bool) error {
 		if c := a.Cost; c != nil {
 			p.line("  judged %d times in %.1f s, with %.1f s of CPU, from a record of %s events and %.1f MB", c.Replays, float64(c.WallS), float64(c.CPUSeconds), count(c.Events), float64(c.Bytes)/1e6)
 		}
-		if s := a.groupsChanged(); s != "" {
-			p.line("  %s", s)
+		for _, s := range []string{a.groupsChanged(), r.mediaLine()} {
+			if s != "" {
+				p.line("  %s", s)
+			}
 		}
 		p.line("")
 	}

@@ -221,9 +221,6 @@ func (p *reader) consistent(s *Spec) {
 			p.fail(at(path+"phase"), path+"phase", x.Phase, "a phase that lasts longer than 0s", "")
 		}
 	}
-	if s.Media.Share > 0 && s.Agents > 1 {
-		p.fail(at("agents"), "agents", strconv.Itoa(s.Agents), "1, where media.share is not 0", "agents do not transfer media")
-	}
 	if s.Infrastructure.Brokers == 2 {
 		p.fail(at("infrastructure.brokers"), "infrastructure.brokers", "2", "1 or 3", "two are no safer than one")
 	}

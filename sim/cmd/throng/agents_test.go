@@ -32,8 +32,13 @@ gates: {generator_late_p99_ms: 0, fanout_mean_tolerance: 0, rate_tolerance: 0}
 // channel.
 func crewRun(t *testing.T, steady string, args ...string) (dir string, done <-chan string, code *int) {
 	t.Helper()
+	return crewRunOf(t, fmt.Sprintf(crewSpec, steady), args...)
+}
+
+func crewRunOf(t *testing.T, spec string, args ...string) (dir string, done <-chan string, code *int) {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "crew.yaml")
-	if err := os.WriteFile(file, fmt.Appendf(nil, crewSpec, steady), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(spec), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	dir = filepath.Join(t.TempDir(), "run")
@@ -97,6 +102,51 @@ func TestAgentsProveWhatTheyDeliver(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "audit*.spool")); len(left) != 0 {
 		t.Errorf("spools of a clean run are left: %v", left)
+	}
+}
+
+// What the users of one agent upload those of the other fetch too: the audit and
+// the latencies, the whole way among them, are those of both.
+func TestAgentsTransferMedia(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the roles under the race detector are the kill test's")
+	}
+	dir, done, code := crewRunOf(t, fmt.Sprintf(crewSpec, "3s")+"media: {share: 1, byte_scale: 0.02, interrupt_share: 0.2}\n", "--agents", "2")
+	said := <-done
+	res, err := report.Read(dir)
+	if err != nil {
+		t.Fatalf("no result: %v\n%s", err, said)
+	}
+	m := res.Audit.Media
+	if *code != exitPass || m == nil || m.Uploads < 20 || m.Resumed == 0 || m.Pairs < 20 || m.Proved != m.Pairs || m.UploadsFailed+m.Corrupt+m.Missing != 0 {
+		t.Fatalf("exit code %d, media %+v, reasons %q\n%s", *code, m, res.Reasons, said)
+	}
+	h, err := history.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	uploads, fetches := int64(0), int64(0)
+	for _, c := range history.MediaClasses {
+		uploads += h.MergedAll(history.KindMediaUploadOf + c.Name).TotalCount()
+		fetches += h.MergedAll(history.KindMediaFetchOf + c.Name).TotalCount()
+	}
+	whole := h.MergedAll(history.KindMediaWhole)
+	if n := h.MergedAll(history.KindMediaUpload).TotalCount(); n != m.Uploads || uploads != n {
+		t.Errorf("%d latencies of %d uploads, %d by size", n, m.Uploads, uploads)
+	}
+	if n := h.MergedAll(history.KindMediaFetch).TotalCount(); n == 0 || n > m.Pairs || fetches != n {
+		t.Errorf("%d latencies of %d fetches, %d by size", n, m.Pairs, fetches)
+	}
+	if whole.TotalCount() == 0 || whole.Max() > 5*60*1e6 {
+		t.Errorf("%d fetches by who was online, the longest took %d us the whole way", whole.TotalCount(), whole.Max())
+	}
+	for _, a := range res.Generator.Agents {
+		if a.Actions == 0 {
+			t.Errorf("agent %d played nothing", a.Number)
+		}
+	}
+	if !strings.Contains(said, "Media: ") || !strings.Contains(said, "p99 of uploads: ") {
+		t.Errorf("nothing is said of media:\n%s", said)
 	}
 }
 
