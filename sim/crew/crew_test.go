@@ -247,7 +247,7 @@ func TestSilentAgentIsDead(t *testing.T) {
 	cfg, url := testLead(t, 1, func(c *LeadConfig) { c.DeadAfter, c.OnDeath = time.Second, func(why string) { died <- why } })
 	go func() {
 		// It joins, is ready, and is never heard of again.
-		nc, err := nats.Connect(url, nats.Token("secret"), nats.RetryOnFailedConnect(true), nats.ReconnectWait(10*time.Millisecond))
+		nc, err := nats.Connect(url, nats.Token("secret"), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
 		if err != nil {
 			return
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -96,6 +97,17 @@ func outside(t *testing.T, scenarioText, targetText string, args ...string) (cod
 	return code, dir, errs.String() + out.String()
 }
 
+// reasons are those that do not say that the generator had too little of its
+// machine, which is true where other tests run beside this one.
+func reasons(res *report.Result) []string {
+	return slices.DeleteFunc(slices.Clone(res.Reasons), func(why string) bool { return strings.Contains(why, "the generator") })
+}
+
+// passed says whether a run passed, or would have on a machine of its own.
+func passed(code int, res *report.Result) bool {
+	return code == exitPass || code == exitInconclusive && len(res.Reasons) > 0 && len(reasons(res)) == 0
+}
+
 // A deployment of somebody else is provisioned, loaded, hurt, measured and
 // proved, twice, and is still there afterwards.
 func TestExternal(t *testing.T) {
@@ -107,7 +119,7 @@ func TestExternal(t *testing.T) {
 	if err != nil {
 		t.Fatalf("exit code %d: %v\n%s", code, err, said)
 	}
-	if code != exitPass || res.Target != "external" || res.Audit.Proved < 300 || res.Audit.Lost != 0 || res.Audit.PushChecked+res.Audit.Live == 0 {
+	if !passed(code, res) || res.Target != "external" || res.Audit.Proved < 300 || res.Audit.Lost != 0 || res.Audit.PushChecked+res.Audit.Live == 0 {
 		t.Errorf("exit code %d, target %s, audit %+v\n%s", code, res.Target, res.Audit, said)
 	}
 	checkStages(t, res, "several")
@@ -133,7 +145,7 @@ func TestExternal(t *testing.T) {
 	if res, err = report.Read(dir); err != nil {
 		t.Fatal(err)
 	}
-	if code != exitInconclusive || len(res.Reasons) != 1 || !strings.Contains(res.Reasons[0], "the feed of accepted pushes ended before the run") || res.Audit.Proved < 300 {
+	if code != exitInconclusive || len(reasons(res)) != 1 || !strings.Contains(reasons(res)[0], "the feed of accepted pushes ended before the run") || res.Audit.Proved < 300 {
 		t.Errorf("second run: exit code %d, reasons %q\n%s", code, res.Reasons, said)
 	}
 }
@@ -151,7 +163,7 @@ func TestExternalBlind(t *testing.T) {
 	if err != nil {
 		t.Fatalf("exit code %d: %v\n%s", code, err, said)
 	}
-	if code != exitInconclusive || len(res.Reasons) != 1 || !strings.Contains(res.Reasons[0], "pushes_url in target.yaml") {
+	if code != exitInconclusive || len(reasons(res)) != 1 || !strings.Contains(reasons(res)[0], "pushes_url in target.yaml") {
 		t.Errorf("exit code %d, reasons %q\n%s", code, res.Reasons, said)
 	}
 	if res.Audit.Proved < 300 || res.Audit.Lost+res.Audit.Unproved+res.Audit.PushMissing != 0 || !strings.Contains(res.Estimate.NotUsable, "cpu: true") {

@@ -97,27 +97,31 @@ func TestPrivacy(t *testing.T) {
 // Mobile clients may be silent for longer than others.
 func TestIdleByPlatform(t *testing.T) {
 	r := newRig(t, func(cfg *Config) {
-		cfg.Limits.IdleTimeout = 200 * time.Millisecond
-		cfg.Limits.IdleIOS = 600 * time.Millisecond
+		cfg.Limits.IdleTimeout = time.Second
+		cfg.Limits.IdleIOS = 3 * time.Second
 		cfg.Limits.IdleAndroid = time.Minute
 	})
 	silent := func(user uint64, p wire.Platform) (*client, time.Time) {
+		since := time.Now()
 		c := r.dial(user, 0, wire.Proto)
 		c.ws.SetPingHandler(func(string) error { return nil })
 		c.send(&wire.Frame{Kind: &wire.Frame_Sync{Sync: &wire.Sync{Platform: p}}})
 		next[*rpc.SessionOpen](t, r.inbox.events)
-		return c, time.Now()
+		return c, since
 	}
 	android, _ := silent(1, wire.Platform_PLATFORM_ANDROID)
-	for p, least := range map[wire.Platform]time.Duration{
-		wire.Platform_PLATFORM_IOS: 500 * time.Millisecond, wire.Platform_PLATFORM_DESKTOP: 150 * time.Millisecond,
-		wire.Platform_PLATFORM_UNSPECIFIED: 150 * time.Millisecond,
-	} {
-		c, since := silent(2, p)
+	ios, begun := silent(2, wire.Platform_PLATFORM_IOS)
+	closed := func(c *client, since time.Time, p wire.Platform, least time.Duration) {
+		t.Helper()
 		if code := c.closed(); code != wire.CloseIdle || time.Since(since) < least {
 			t.Errorf("%v: closed with %v after %v", p, code, time.Since(since))
 		}
 	}
+	for i, p := range []wire.Platform{wire.Platform_PLATFORM_DESKTOP, wire.Platform_PLATFORM_UNSPECIFIED} {
+		c, since := silent(uint64(3+i), p)
+		closed(c, since, p, time.Second)
+	}
+	closed(ios, begun, wire.Platform_PLATFORM_IOS, 3*time.Second)
 	android.pingPong() // it is still there
 	if got := (Limits{}).withDefaults(); got.IdleTimeout != 75*time.Second || got.IdleIOS != 180*time.Second || got.IdleAndroid != 900*time.Second {
 		t.Errorf("defaults %v, %v, %v", got.IdleTimeout, got.IdleIOS, got.IdleAndroid)
