@@ -115,6 +115,7 @@ Exit codes: 0 stopped as asked, 1 failed, 3 parent gone (--exit-with-parent),
 	} {
 		root.AddCommand(c.roleCommand(d.role, d.short))
 	}
+	root.AddCommand(certificatesCommand())
 	return root
 }
 

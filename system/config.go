@@ -6,9 +6,11 @@ import (
 	"maps"
 	"net"
 	"slices"
+	"strings"
 	"time"
 
 	"throng/system/internal/blob"
+	"throng/system/internal/certs"
 	"throng/system/internal/kafka"
 	"throng/system/internal/obs"
 	"throng/system/internal/sqlstore"
@@ -30,6 +32,10 @@ type Config struct {
 	Pushes   []RPCInstance     `json:"pushes"`
 	// Medias may be none: then there is no media service.
 	Medias []MediaInstance `json:"medias,omitempty"`
+
+	// RPCTLS has the roles show each other certificates; empty: they speak
+	// without TLS.
+	RPCTLS RPCTLS `json:"rpc_tls,omitzero"`
 
 	Kafka    Kafka    `json:"kafka"`
 	Redis    Redis    `json:"redis"`
@@ -106,6 +112,23 @@ type MediaStore struct {
 	// of gocloud.dev/blob/s3blob, such as ?endpoint=http://host:port&region=x&use_path_style=true.
 	// The keys of S3 are in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
 	Blobs string `json:"blobs"`
+}
+
+// RPCTLS names the PEM files of TLS between roles, in which both sides show a
+// certificate. {role} in a path is the name of the role: all processes can have one
+// topology. Files that change are read again.
+type RPCTLS struct {
+	CA string `json:"ca"` // who signs all certificates
+	// Cert is the certificate of a role, for clients and servers alike. A DNS name in
+	// it, such as inbox.throng, says which; who may call whom is rpc.Reaches.
+	Cert string `json:"cert"`
+	Key  string `json:"key"`
+}
+
+// of returns the files of a role.
+func (t RPCTLS) of(r Role) certs.Files {
+	in := strings.NewReplacer("{role}", string(r))
+	return certs.Files{CA: in.Replace(t.CA), Cert: in.Replace(t.Cert), Key: in.Replace(t.Key)}
 }
 
 // Kafka is where the groups' logs are.
@@ -248,6 +271,9 @@ func (c *Config) Check() error {
 		if (in.TLSCert == "") != (in.TLSKey == "") {
 			bad(fmt.Sprintf("gateways[%d]", i), "tls_cert and tls_key go together")
 		}
+	}
+	if t := c.RPCTLS; t != (RPCTLS{}) && (t.CA == "" || t.Cert == "" || t.Key == "") {
+		bad("rpc_tls", "ca, cert and key go together")
 	}
 	c.checkKafka(bad)
 	if _, _, err := net.SplitHostPort(c.Redis.Addr); err != nil {

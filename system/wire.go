@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"throng/system/internal/blob"
+	"throng/system/internal/certs"
 	"throng/system/internal/fanout"
 	"throng/system/internal/gateway"
 	"throng/system/internal/group"
@@ -29,6 +30,7 @@ import (
 	"throng/system/internal/message"
 	"throng/system/internal/obs"
 	"throng/system/internal/push"
+	"throng/system/internal/rpc"
 	"throng/system/internal/session"
 	"throng/system/wire"
 )
@@ -40,6 +42,7 @@ type maker struct {
 	i   int
 	log *slog.Logger
 	reg prometheus.Registerer
+	id  *rpc.Identity // nil: no TLS between roles
 	// tracer is nil where nothing is traced.
 	tracer *obs.Tracer
 	made   built
@@ -53,6 +56,11 @@ func (c *Config) build(r Role, i int, log *slog.Logger, reg prometheus.Registere
 		return built{}, err
 	}
 	m := &maker{Config: c, key: key, i: i, log: log, reg: reg}
+	if c.RPCTLS != (RPCTLS{}) {
+		if m.id, err = rpc.NewIdentity(string(r), c.RPCTLS.of(r), log, reg); err != nil {
+			return built{}, fmt.Errorf("rpc_tls: %w", err)
+		}
+	}
 	if m.tracer, err = obs.NewTracer(obs.TraceConfig(c.Tracing), string(r), i, reg, log); err != nil {
 		return built{}, err
 	}
@@ -129,11 +137,13 @@ func (m *maker) gateway() (runner, error) {
 	}
 	var cfg *tls.Config
 	if in := m.Gateways[m.i]; in.TLSCert != "" {
-		cert, err := tls.LoadX509KeyPair(in.TLSCert, in.TLSKey)
+		store, err := certs.Open(certs.Files{Cert: in.TLSCert, Key: in.TLSKey}, m.log)
 		if err != nil {
 			return nil, fmt.Errorf("%s: certificate: %w", id, err)
 		}
-		cfg = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
+		cfg = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return &store.Current().Cert, nil
+		}}
 	}
 	set := m.Settings
 	sessions, err := session.New(session.Config{Addr: m.Redis.Addr, LeaseTTL: time.Duration(set.LeaseTTL), Log: m.log, Metrics: m.reg})
@@ -158,7 +168,7 @@ func (m *maker) gateway() (runner, error) {
 			IdleTimeout: time.Duration(set.IdleTimeout), IdleIOS: time.Duration(set.IdleTimeoutIOS),
 			IdleAndroid: time.Duration(set.IdleTimeoutAndroid), DrainTimeout: time.Duration(set.DrainTimeout), DrainJitter: time.Duration(set.DrainJitter),
 		},
-		Log: m.log, Metrics: m.reg,
+		Identity: m.id, Log: m.log, Metrics: m.reg,
 	})
 }
 
@@ -170,7 +180,7 @@ func (m *maker) message() (runner, error) {
 	svc, err := message.New(message.Config{
 		Instance: m.i, Key: m.key, Inboxes: m.inboxAddrs(), Groups: m.groupAddrs(),
 		Producer: producer, Partitions: m.Kafka.Partitions,
-		Plant: m.plant(message.PlantAckEarly), Tracer: m.tracer, Log: m.log, Metrics: m.reg,
+		Plant: m.plant(message.PlantAckEarly), Tracer: m.tracer, Identity: m.id, Log: m.log, Metrics: m.reg,
 	})
 	if err != nil {
 		return nil, err
@@ -197,7 +207,7 @@ func (m *maker) fanout() (runner, error) {
 	f, err := fanout.New(fanout.Config{
 		Instance: m.i, Consumer: consumer{c}, Inboxes: m.inboxAddrs(), Groups: m.groupAddrs(), Key: m.key,
 		MaxInFlight: m.Settings.FanoutInFlight,
-		Plant:       m.plant(fanout.PlantCommitEarly, fanout.PlantExMember), Tracer: m.tracer, Log: m.log, Metrics: m.reg,
+		Plant:       m.plant(fanout.PlantCommitEarly, fanout.PlantExMember), Tracer: m.tracer, Identity: m.id, Log: m.log, Metrics: m.reg,
 	})
 	if err != nil {
 		return nil, err
@@ -236,7 +246,7 @@ func (m *maker) group() (runner, error) {
 	svc, err := group.New(group.Config{
 		Instance: m.i, Key: m.key, Store: store, Cache: cache, Topics: topics,
 		Producer: producer, Partitions: m.Kafka.Partitions, Inboxes: m.inboxAddrs(), Groups: m.groupAddrs(),
-		CreationsPerHour: m.Settings.UserGroupsPerHour, Log: m.log, Metrics: m.reg,
+		CreationsPerHour: m.Settings.UserGroupsPerHour, Identity: m.id, Log: m.log, Metrics: m.reg,
 	})
 	if err != nil {
 		return nil, err
@@ -260,7 +270,7 @@ func (m *maker) inbox() (runner, error) {
 			AckTimeout: time.Duration(set.AckTimeout), PushDelay: time.Duration(set.PushDelay), PushEvery: time.Duration(set.PushEvery),
 			Expiry: time.Duration(set.InboxExpiry), InFlight: set.DeviceInFlight, DeviceRows: set.DeviceRows,
 		},
-		Plant: m.plant(inbox.PlantDrop), Tracer: m.tracer, Log: m.log, Metrics: m.reg,
+		Plant: m.plant(inbox.PlantDrop), Tracer: m.tracer, Identity: m.id, Log: m.log, Metrics: m.reg,
 	})
 }
 
@@ -279,7 +289,7 @@ func (m *maker) push() (runner, error) {
 	p, err := push.New(push.Config{
 		Provider: m.Provider.URL, QuotaPerMinute: max(1, quota/len(m.Pushes)),
 		Attempts: m.Settings.PushAttempts, DeadLetters: letters, DeadLetterBytes: m.Settings.DeadLetterBytes,
-		DeadLetterAge: time.Duration(m.Settings.DeadLetterAge), Log: m.log, Metrics: m.reg,
+		DeadLetterAge: time.Duration(m.Settings.DeadLetterAge), Identity: m.id, Log: m.log, Metrics: m.reg,
 	})
 	if err != nil {
 		return nil, err
@@ -319,7 +329,7 @@ func (m *maker) media() (runner, error) {
 			UserRate: set.MediaUserBytesPerSecond, UserBurst: set.MediaUserByteBurst,
 			AddressRate: set.MediaAddressBytesPerSecond, AddressBurst: set.MediaAddressByteBurst,
 		},
-		Log: m.log, Metrics: m.reg,
+		Identity: m.id, Log: m.log, Metrics: m.reg,
 	})
 }
 

@@ -82,6 +82,7 @@ const (
 	maxCrashes          = 20
 	defaultStartTimeout = 60 * time.Second
 	topic               = "throng-groups"
+	certificateLife     = 24 * time.Hour // no run is as long
 )
 
 // Embedded is a deployment whose every process is a child of this one. Methods
@@ -429,10 +430,10 @@ func (e *Embedded) addr() (string, error) {
 
 // describeSystem fills e.sys.
 func (e *Embedded) describeSystem() error {
-	var portErr error
+	var failed error
 	addr := func() string {
 		a, err := e.addr()
-		portErr = errors.Join(portErr, err)
+		failed = errors.Join(failed, err)
 		return a
 	}
 	sqlite := func(name string) system.SQL {
@@ -460,7 +461,7 @@ func (e *Embedded) describeSystem() error {
 	}
 	if t.Medias > 0 {
 		folder, err := filepath.Abs(filepath.Join(e.data.path, "media"))
-		portErr = errors.Join(portErr, err)
+		failed = errors.Join(failed, err)
 		s.MediaStore = system.MediaStore{SQL: sqlite("media.db"), Blobs: "file://" + filepath.ToSlash(folder)}
 	}
 	for range t.Pushes {
@@ -472,10 +473,15 @@ func (e *Embedded) describeSystem() error {
 	e.providerAddr = addr()
 	s.Provider = system.Provider{URL: "http://" + e.providerAddr, DeadLetters: e.data.path}
 	s.Key = e.cfg.Key.String()
+	if t.RPCTLS {
+		set, err := system.WriteCertificates(filepath.Join(e.data.path, "tls"), certificateLife)
+		failed = errors.Join(failed, err)
+		s.RPCTLS = set
+	}
 	s.Log, s.Settings, s.Plant = e.cfg.Log, e.cfg.Settings, e.cfg.Plant
 	e.cfg.Zones.Place(s)
-	if portErr != nil {
-		return portErr
+	if failed != nil {
+		return failed
 	}
 	if err := s.Check(); err != nil {
 		return fmt.Errorf("target: topology: %w", err)

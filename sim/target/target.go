@@ -86,4 +86,5 @@ type Topology struct {
 	Medias                                               int // 0: no media service
 	Partitions                                           int
 	TopicLayout                                          string // system.Kafka.Layout
+	RPCTLS                                               bool   // mutual TLS between roles
 }

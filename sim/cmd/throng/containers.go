@@ -175,6 +175,9 @@ func (r *runner) runContainers(file, reason string) error {
 			for role, name := range r.flags.images { // for the manifest
 				args = append(args, "--image", role+"="+name)
 			}
+			if r.flags.rpcTLS { // for the manifest
+				args = append(args, "--rpc-tls")
+			}
 			if r.flags.agents > 0 {
 				args = append(args, "--agents", strconv.Itoa(r.flags.agents))
 			}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -34,6 +35,7 @@ type runFlags struct {
 	attach, reason string
 	seed           uint64
 	seedSet        bool
+	rpcTLS         bool
 	agentFlags
 	images map[string]string // of infrastructure in containers, by role
 }
@@ -61,6 +63,7 @@ SCENARIO is a file, or the name of one under scenarios/.`,
 	cmd.Flags().Uint64Var(&f.seed, "seed", 0, "seed of population and schedule (default: the scenario's)")
 	cmd.Flags().StringVar(&f.out, "out", "", "run folder (default: reports/runs/<scenario>/<run id>)")
 	cmd.Flags().StringVar(&f.plant, "plant", "", "plants a bug in the backend, to see the audit find it: drop, ack-early, commit-early or ex-member")
+	cmd.Flags().BoolVar(&f.rpcTLS, "rpc-tls", false, "the roles speak to each other by mutual TLS (embedded and containers)")
 	cmd.Flags().StringVar(&f.target, "target", "", "file that describes the deployment, for --stack external")
 	cmd.Flags().Float64Var(&f.maxRate, "max-rate", 0, "most sends a second that an external target may get (default: its file's max_sends_per_s, or 100)")
 	cmd.Flags().StringToStringVar(&f.images, "image", nil, "image of infrastructure in containers, as kafka=NAME, mysql=NAME or redis=NAME, once for each; before THRONG_IMAGE_KAFKA and so on")
@@ -80,6 +83,9 @@ func (c *cli) runScenario(name string, f *runFlags) error {
 	stack, reason, err := c.chooseStack(f)
 	if err != nil {
 		return &codedError{exitUsage, err}
+	}
+	if f.rpcTLS && stack == "external" {
+		return &codedError{exitUsage, errors.New("--rpc-tls: how the roles of an external deployment speak is not for throng to say")}
 	}
 	if err := f.agentFlags.check(); err != nil {
 		return &codedError{exitUsage, err}
@@ -237,6 +243,9 @@ func (r *runner) open(stack, reason string) (err error) {
 	if note := r.spec.Media.Note(); note != "" {
 		r.manifest.Notes = append(r.manifest.Notes, note)
 	}
+	if r.flags.rpcTLS {
+		r.manifest.Notes = append(r.manifest.Notes, "The roles spoke to each other by mutual TLS.")
+	}
 	r.writer, err = history.Create(r.dir, r.manifest)
 	return err
 }
@@ -244,7 +253,7 @@ func (r *runner) open(stack, reason string) (err error) {
 func (r *runner) topology() target.Topology {
 	t := r.spec.Topology
 	return target.Topology{Medias: r.spec.Medias(), Gateways: t.Gateways, Messages: t.Messages, Fanouts: t.Fanouts, Groups: t.Groups,
-		Inboxes: t.Inboxes, Pushes: t.Pushes, Partitions: t.Partitions, TopicLayout: t.TopicLayout}
+		Inboxes: t.Inboxes, Pushes: t.Pushes, Partitions: t.Partitions, TopicLayout: t.TopicLayout, RPCTLS: r.flags.rpcTLS}
 }
 
 func (r *runner) settings() system.Settings {
@@ -276,6 +285,9 @@ func (r *runner) replay(stack string) string {
 	}
 	if r.flags.maxRate > 0 {
 		more += fmt.Sprintf(" --max-rate %g", r.flags.maxRate)
+	}
+	if r.flags.rpcTLS {
+		more += " --rpc-tls"
 	}
 	for _, role := range slices.Sorted(maps.Keys(r.flags.images)) {
 		more += fmt.Sprintf(" --image %s=%s", role, r.flags.images[role])

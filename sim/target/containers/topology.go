@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -32,6 +34,8 @@ const (
 	topologyPath  = "/throng-topology.json"
 	mediaFolder   = "/throng-media" // the volume that media instances share without S3
 	wanPath       = "/throng-wan.json"
+	tlsPath       = "/throng-" // and the name of the file
+	certLife      = 24 * time.Hour
 	nobody        = "65534:65534"
 	scrapeTimeout = 3 * time.Second
 )
@@ -39,6 +43,12 @@ const (
 // describe fills d.sys and d.members.
 func (d *Deployment) describe() error {
 	d.describeSystem()
+	if d.cfg.Topology.RPCTLS {
+		if _, err := system.WriteCertificates(d.tlsFolder(), certLife); err != nil {
+			return err
+		}
+		d.sys.RPCTLS = system.RPCTLS{CA: tlsPath + "ca.pem", Cert: tlsPath + "{role}.pem", Key: tlsPath + "{role}.key"}
+	}
 	if err := d.sys.Check(); err != nil {
 		return fmt.Errorf("containers: topology: %w", err)
 	}
@@ -178,10 +188,15 @@ func (d *Deployment) describeRole(role system.Role) error {
 		if err != nil {
 			return err
 		}
+		files, err := d.certificates(role)
+		if err != nil {
+			return err
+		}
+		files[topologyPath] = topology
 		m := &member{d: d, role: string(role), instance: i, image: d.images.role, user: nobody,
 			cmd:   []string{"chatd", string(role), "--topology", topologyPath, "--instance", fmt.Sprint(i)},
 			env:   environment(d.cfg.Env),
-			files: map[string][]byte{topologyPath: topology},
+			files: files,
 			ports: []string{portDebug}}
 		switch role {
 		case system.Gateway:
@@ -206,6 +221,24 @@ func (d *Deployment) describeRole(role system.Role) error {
 		d.members = append(d.members, m)
 	}
 	return nil
+}
+
+func (d *Deployment) tlsFolder() string { return filepath.Join(d.work.path, "tls") }
+
+// certificates returns the files of TLS between roles that a role needs, by path.
+func (d *Deployment) certificates(role system.Role) (map[string][]byte, error) {
+	files := map[string][]byte{}
+	if !d.cfg.Topology.RPCTLS {
+		return files, nil
+	}
+	for _, name := range []string{"ca.pem", string(role) + ".pem", string(role) + ".key"} {
+		data, err := os.ReadFile(filepath.Join(d.tlsFolder(), name))
+		if err != nil {
+			return nil, fmt.Errorf("containers: certificate: %w", err)
+		}
+		files[tlsPath+name] = data
+	}
+	return files, nil
 }
 
 func (d *Deployment) describeRedis() {

@@ -45,6 +45,7 @@ func TestOverlays(t *testing.T) {
 			o.checkPods(t)
 			o.checkSelectors(t)
 			o.checkTopology(t)
+			o.checkReach(t)
 		})
 	}
 }

@@ -74,10 +74,12 @@ type Config struct {
 	// remembered; default 65,536. The group service knows the others.
 	MaxGroups int
 
-	Tracer  *obs.Tracer // may be nil
-	Plant   string
-	Log     *slog.Logger
-	Metrics prometheus.Registerer
+	Tracer *obs.Tracer // may be nil
+	Plant  string
+	// Identity is shown to the other roles; nil: they speak without TLS.
+	Identity *rpc.Identity
+	Log      *slog.Logger
+	Metrics  prometheus.Registerer
 }
 
 func (c *Config) defaults() error {
@@ -137,8 +139,8 @@ func New(cfg Config) (*Fanout, error) {
 	if err != nil {
 		return nil, fmt.Errorf("fanout: %w", err)
 	}
-	dial := func(addr string) (*grpc.ClientConn, error) {
-		c, err := rpc.Dial(addr, grpc.WithStatsHandler(handler))
+	dial := func(addr, role string) (*grpc.ClientConn, error) {
+		c, err := rpc.Dial(addr, grpc.WithStatsHandler(handler), cfg.Identity.Dialling(role))
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("fanout: %w", err), f.closeConns())
 		}
@@ -146,7 +148,7 @@ func New(cfg Config) (*Fanout, error) {
 		return c, nil
 	}
 	for i, addr := range cfg.Inboxes {
-		c, err := dial(addr)
+		c, err := dial(addr, "inbox")
 		if err != nil {
 			return nil, err
 		}
@@ -154,7 +156,7 @@ func New(cfg Config) (*Fanout, error) {
 			Conn: c, Log: cfg.Log.With("inbox", i), Resent: f.m.redelivered}))
 	}
 	for _, addr := range cfg.Groups {
-		c, err := dial(addr)
+		c, err := dial(addr, "group")
 		if err != nil {
 			return nil, err
 		}

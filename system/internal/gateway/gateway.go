@@ -99,10 +99,12 @@ type Config struct {
 	// every peer's own.
 	Sources limit.Sources
 	// Tracer makes a span of each sampled send and of each delivery of it; may be nil.
-	Tracer  *obs.Tracer
-	Limits  Limits
-	Log     *slog.Logger
-	Metrics prometheus.Registerer
+	Tracer *obs.Tracer
+	Limits Limits
+	// Identity is shown to the other roles; nil: they speak without TLS.
+	Identity *rpc.Identity
+	Log      *slog.Logger
+	Metrics  prometheus.Registerer
 }
 
 // Gateway is one gateway instance.
@@ -188,21 +190,21 @@ func (g *Gateway) dial() error {
 	opt := grpc.WithStatsHandler(stats)
 	g.groups = newGroupLink(g)
 	for i, addr := range g.cfg.Groups {
-		cc, err := rpc.Dial(addr, opt)
+		cc, err := rpc.Dial(addr, opt, g.cfg.Identity.Dialling("group"))
 		if err != nil {
 			return fmt.Errorf("gateway: group instance %d: %w", i, err)
 		}
 		g.groups.add(cc)
 	}
 	for i, addr := range g.cfg.Messages {
-		cc, err := rpc.Dial(addr, opt)
+		cc, err := rpc.Dial(addr, opt, g.cfg.Identity.Dialling("message"))
 		if err != nil {
 			return fmt.Errorf("gateway: message instance %d: %w", i, err)
 		}
 		g.messages = append(g.messages, newMessageLink(g, i, cc))
 	}
 	for i, addr := range g.cfg.Inboxes {
-		cc, err := rpc.Dial(addr, opt)
+		cc, err := rpc.Dial(addr, opt, g.cfg.Identity.Dialling("inbox"))
 		if err != nil {
 			return fmt.Errorf("gateway: inbox instance %d: %w", i, err)
 		}

@@ -204,8 +204,10 @@ type Config struct {
 	// average; default 100, below 0 as many as they like.
 	CreationsPerHour int
 
-	Log     *slog.Logger
-	Metrics prometheus.Registerer
+	// Identity is shown to the other roles; nil: they speak without TLS.
+	Identity *rpc.Identity
+	Log      *slog.Logger
+	Metrics  prometheus.Registerer
 }
 
 func (c *Config) defaults() error {
@@ -271,8 +273,8 @@ func New(cfg Config) (*Service, error) {
 		return nil, fmt.Errorf("group: %w", err)
 	}
 	s.stats = grpc.StatsHandler(handler)
-	dial := func(addr string) (*grpc.ClientConn, error) {
-		c, err := rpc.Dial(addr, grpc.WithStatsHandler(handler))
+	dial := func(addr, role string) (*grpc.ClientConn, error) {
+		c, err := rpc.Dial(addr, grpc.WithStatsHandler(handler), cfg.Identity.Dialling(role))
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("group: %w", err), s.closeConns())
 		}
@@ -280,14 +282,14 @@ func New(cfg Config) (*Service, error) {
 		return c, nil
 	}
 	for _, addr := range cfg.Inboxes {
-		c, err := dial(addr)
+		c, err := dial(addr, "inbox")
 		if err != nil {
 			return nil, err
 		}
 		s.inboxes = append(s.inboxes, rpc.NewInboxClient(c))
 	}
 	for _, addr := range cfg.Groups {
-		c, err := dial(addr)
+		c, err := dial(addr, "group")
 		if err != nil {
 			return nil, err
 		}
@@ -318,7 +320,7 @@ func (s *Service) owns(group uint64) bool { return s.owner(group) == s.cfg.Insta
 // returns. The store, the cache and the producer stay open: they are the
 // caller's.
 func (s *Service) Run(ctx context.Context, ln net.Listener) error {
-	srv := rpc.NewServer(s.stats)
+	srv := rpc.NewServer(append(s.cfg.Identity.Serving(), s.stats)...)
 	rpc.RegisterGroupServer(srv, s)
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var loops sync.WaitGroup

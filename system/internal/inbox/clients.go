@@ -45,7 +45,7 @@ func (p *peer) put(us []*rpc.ReceiptUpdate) {
 }
 
 func (p *peer) run(ctx context.Context, h stats.Handler) {
-	conn, err := rpc.Dial(p.addr, grpc.WithStatsHandler(h))
+	conn, err := rpc.Dial(p.addr, grpc.WithStatsHandler(h), p.in.cfg.Identity.Dialling("inbox"))
 	if err != nil {
 		p.in.cfg.Log.Error("inbox: receipts for a peer are lost", "peer", p.addr, "err", err)
 		return
@@ -158,7 +158,7 @@ func (in *Inbox) cancelPush(l *loop, c PushCancel) {
 }
 
 func (p *pusher) run(ctx context.Context, h stats.Handler) {
-	conn, err := rpc.Dial(p.addr, grpc.WithStatsHandler(h))
+	conn, err := rpc.Dial(p.addr, grpc.WithStatsHandler(h), p.in.cfg.Identity.Dialling("push"))
 	if err != nil {
 		p.in.cfg.Log.Error("inbox: no pushes", "push", p.addr, "err", err)
 		return

@@ -50,12 +50,14 @@ type Config struct {
 	// Peers are the RPC addresses of all inbox instances, this one included.
 	Peers []string
 	// Push are the RPC addresses of the push instances.
-	Push    []string
-	Limits  Limits
-	Tracer  *obs.Tracer // may be nil
-	Plant   string
-	Log     *slog.Logger
-	Metrics prometheus.Registerer
+	Push   []string
+	Limits Limits
+	Tracer *obs.Tracer // may be nil
+	Plant  string
+	// Identity is shown to the other roles; nil: they speak without TLS.
+	Identity *rpc.Identity
+	Log      *slog.Logger
+	Metrics  prometheus.Registerer
 }
 
 // Inbox is one instance.
@@ -137,7 +139,7 @@ func (in *Inbox) Run(ctx context.Context, ln net.Listener) error {
 	if err != nil {
 		return fmt.Errorf("inbox: %w", err)
 	}
-	srv := rpc.NewServer(grpc.StatsHandler(stats))
+	srv := rpc.NewServer(append(in.cfg.Identity.Serving(), grpc.StatsHandler(stats))...)
 	rpc.RegisterInboxServer(srv, server{in: in})
 	rpc.RegisterReceiptsServer(srv, receiptsServer{in: in})
 

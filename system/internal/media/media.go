@@ -34,6 +34,7 @@ import (
 
 	"throng/system/internal/limit"
 	"throng/system/internal/obs"
+	"throng/system/internal/rpc"
 	"throng/system/wire"
 )
 
@@ -49,8 +50,10 @@ type Config struct {
 	// Sources says whose address counts; the zero value, every peer's own.
 	Sources limit.Sources
 	Limits  Limits
-	Log     *slog.Logger
-	Metrics prometheus.Registerer
+	// Identity is shown to the other roles; nil: they speak without TLS.
+	Identity *rpc.Identity
+	Log      *slog.Logger
+	Metrics  prometheus.Registerer
 }
 
 // Service is one media instance.
@@ -105,7 +108,7 @@ func New(cfg Config) (*Service, error) {
 	if s.handler, err = s.routes(); err != nil {
 		return nil, fmt.Errorf("media: %w", err)
 	}
-	if s.members, err = newMembers(cfg.Groups, s.limits.CachedMembers, cfg.Metrics, s.m.members); err != nil {
+	if s.members, err = newMembers(cfg, s.limits.CachedMembers, s.m.members); err != nil {
 		return nil, err
 	}
 	return s, nil

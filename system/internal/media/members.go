@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
-	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/singleflight"
 	"google.golang.org/grpc"
 
@@ -39,16 +38,16 @@ type members struct {
 	kept int
 }
 
-func newMembers(addrs []string, limit int, reg prometheus.Registerer, metric *obs.Queue) (*members, error) {
-	stats, err := obs.RPCStats(reg)
+func newMembers(cfg Config, limit int, metric *obs.Queue) (*members, error) {
+	stats, err := obs.RPCStats(cfg.Metrics)
 	if err != nil {
 		return nil, fmt.Errorf("media: metrics: %w", err)
 	}
 	m := &members{limit: limit, metric: metric}
 	// An entry has at least the weight 1, so this limit is never the one met.
 	m.lru, _ = simplelru.NewLRU(limit+1, func(_ version, list []uint64) { m.kept -= weight(list) })
-	for i, addr := range addrs {
-		cc, err := rpc.Dial(addr, grpc.WithStatsHandler(stats))
+	for i, addr := range cfg.Groups {
+		cc, err := rpc.Dial(addr, grpc.WithStatsHandler(stats), cfg.Identity.Dialling("group"))
 		if err != nil {
 			m.close()
 			return nil, fmt.Errorf("media: group instance %d: %w", i, err)

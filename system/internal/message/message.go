@@ -65,10 +65,12 @@ type Config struct {
 	// the next send of it is proved by its chain.
 	MaxConversations int
 
-	Tracer  *obs.Tracer // may be nil
-	Plant   string
-	Log     *slog.Logger
-	Metrics prometheus.Registerer
+	Tracer *obs.Tracer // may be nil
+	Plant  string
+	// Identity is shown to the other roles; nil: they speak without TLS.
+	Identity *rpc.Identity
+	Log      *slog.Logger
+	Metrics  prometheus.Registerer
 }
 
 func (c *Config) defaults() error {
@@ -133,8 +135,8 @@ func New(cfg Config) (*Service, error) {
 		return nil, fmt.Errorf("message: %w", err)
 	}
 	s.stats = grpc.StatsHandler(handler)
-	dial := func(addr string) (*grpc.ClientConn, error) {
-		c, err := rpc.Dial(addr, grpc.WithStatsHandler(handler))
+	dial := func(addr, role string) (*grpc.ClientConn, error) {
+		c, err := rpc.Dial(addr, grpc.WithStatsHandler(handler), cfg.Identity.Dialling(role))
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("message: %w", err), s.closeConns())
 		}
@@ -142,7 +144,7 @@ func New(cfg Config) (*Service, error) {
 		return c, nil
 	}
 	for i, addr := range cfg.Inboxes {
-		c, err := dial(addr)
+		c, err := dial(addr, "inbox")
 		if err != nil {
 			return nil, err
 		}
@@ -151,7 +153,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	var groups []rpc.GroupClient
 	for _, addr := range cfg.Groups {
-		c, err := dial(addr)
+		c, err := dial(addr, "group")
 		if err != nil {
 			return nil, err
 		}
@@ -172,7 +174,7 @@ func (s *Service) closeConns() error {
 // Run serves until ctx is done, then answers what is in flight (at most
 // drainTimeout) and returns.
 func (s *Service) Run(ctx context.Context, ln net.Listener) error {
-	srv := rpc.NewServer(s.stats)
+	srv := rpc.NewServer(append(s.cfg.Identity.Serving(), s.stats)...)
 	rpc.RegisterMessageServer(srv, s)
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var loops sync.WaitGroup

@@ -57,8 +57,10 @@ type Config struct {
 	DeadLetters     string
 	DeadLetterBytes int64
 	DeadLetterAge   time.Duration
-	Log             *slog.Logger
-	Metrics         prometheus.Registerer
+	// Identity is shown to the other roles; nil: they speak without TLS.
+	Identity *rpc.Identity
+	Log      *slog.Logger
+	Metrics  prometheus.Registerer
 }
 
 func (c *Config) defaults() {
@@ -158,7 +160,7 @@ func (p *Push) Run(ctx context.Context, ln net.Listener) error {
 	if err != nil {
 		return fmt.Errorf("push: %w", err)
 	}
-	srv := rpc.NewServer(grpc.StatsHandler(stats))
+	srv := rpc.NewServer(append(p.cfg.Identity.Serving(), grpc.StatsHandler(stats))...)
 	rpc.RegisterPushServer(srv, server{p: p, run: ctx})
 	var wg sync.WaitGroup
 	for range p.cfg.Concurrency {
