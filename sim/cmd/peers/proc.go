@@ -104,7 +104,7 @@ func (p *process) ended() error {
 		if p.err != nil {
 			return fmt.Errorf("%s: %w: %s", p.cmd.Args[0], p.err, p.said)
 		}
-		return fmt.Errorf("%s has ended", p.cmd.Args[0])
+		return fmt.Errorf("%s: %w", p.cmd.Args[0], errEnded)
 	default:
 		return nil
 	}
@@ -128,7 +128,10 @@ func (p *process) stop() {
 	}
 }
 
-var errTooLong = errors.New("it took too long")
+var (
+	errTooLong = errors.New("it took too long")
+	errEnded   = errors.New("it ended before it was measured")
+)
 
 // usedCPU is the CPU time, in seconds, that all of the machine has used.
 func usedCPU() (float64, error) {
