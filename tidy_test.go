@@ -115,6 +115,7 @@ func TestTidy(t *testing.T) {
 	t.Run("packages", func(t *testing.T) { checkPackages(t, files) })
 	t.Run("sizes", func(t *testing.T) { checkSizes(t, fset, files) })
 	t.Run("sleep", func(t *testing.T) { checkSleep(t, files, at) })
+	t.Run("sql", func(t *testing.T) { checkSQL(t, files, at) })
 }
 
 // parseAll reads every Go file that is part of the project.
@@ -304,6 +305,46 @@ func calls(s *source, pkg string, visit func(sel *ast.SelectorExpr)) {
 		}
 		return true
 	})
+}
+
+// checkSQL: the compiler takes constants alone for a sqlstore.Text, unless somebody
+// converts a string, or goes past sqlstore.
+func checkSQL(t *testing.T, files []*source, at func(ast.Node) string) {
+	const why = "\n\ta value is an argument of a statement and never a part of its text: only constants, and what is made of them, are SQL"
+	store, text := "system/internal/sqlstore", "throng/system/internal/sqlstore"
+	used := false
+	for _, s := range files {
+		if s.test || !s.in("system") || s.in(store) {
+			continue
+		}
+		calls(s, "database/sql", func(sel *ast.SelectorExpr) {
+			switch sel.Sel.Name {
+			case "DB", "Conn", "Tx", "Stmt", "Open", "OpenDB":
+				t.Errorf("%s: sql.%s outside of %s%s", at(sel), sel.Sel.Name, store, why)
+			}
+		})
+		calls(s, text, func(sel *ast.SelectorExpr) { used = used || sel.Sel.Name == "Text" })
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok || len(call.Args) != 1 {
+				return true
+			}
+			sel, ok := call.Fun.(*ast.SelectorExpr)
+			if !ok || sel.Sel.Name != "Text" {
+				return true
+			}
+			if id, ok := sel.X.(*ast.Ident); !ok || id.Name != "sqlstore" {
+				return true
+			}
+			if _, constant := call.Args[0].(*ast.BasicLit); !constant {
+				t.Errorf("%s: a string is made SQL%s", at(call), why)
+			}
+			return true
+		})
+	}
+	if !used {
+		t.Errorf("nothing uses %s.Text: this rule looks at nothing", store)
+	}
 }
 
 // checkPure: no network, no processes, no clock, no goroutines.

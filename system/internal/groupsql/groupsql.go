@@ -45,7 +45,7 @@ const primaryConns = 16
 type Store struct {
 	db   *sqlstore.DB
 	near *replicas
-	lock string // appended to a SELECT whose row is about to be changed
+	lock sqlstore.Text // appended to a SELECT whose row is about to be changed
 }
 
 var _ group.Store = (*Store)(nil)

@@ -113,7 +113,7 @@ func TestReplicaThatFailsIsLeftUntilItIsWell(t *testing.T) {
 	create(t, p.copy, id, 1)
 	p.beats(t, time.Now())
 	rename := func(from, to string) {
-		if _, err := p.copy.db.Exec(t.Context(), "ALTER TABLE "+from+" RENAME TO "+to); err != nil {
+		if _, err := p.copy.db.Exec(t.Context(), sqlstore.Text("ALTER TABLE "+from+" RENAME TO "+to)); err != nil {
 			t.Fatal(err)
 		}
 	}

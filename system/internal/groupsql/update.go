@@ -14,7 +14,7 @@ import (
 
 // querier is a transaction, or the database outside of one.
 type querier interface {
-	Query(ctx context.Context, query string, args ...any) (*sqlstore.Rows, error)
+	Query(ctx context.Context, query sqlstore.Text, args ...any) (*sqlstore.Rows, error)
 }
 
 // Update implements group.Store. Of two calls at the same time that create the
@@ -69,7 +69,7 @@ func (s *Store) Current(ctx context.Context, id uint64) (*group.State, error) {
 
 // read returns a group in its current version, nil if there is none. Outside a
 // transaction its administrators may be those of a newer one.
-func read(ctx context.Context, q querier, id uint64, lock string) (*group.State, error) {
+func read(ctx context.Context, q querier, id uint64, lock sqlstore.Text) (*group.State, error) {
 	rows, err := q.Query(ctx, "SELECT version, name, description, icon, inactive FROM chat_group WHERE group_id = ?"+lock, int64(id))
 	if err != nil {
 		return nil, err
@@ -113,7 +113,7 @@ func found(ctx context.Context, tx *sqlstore.Tx, id, founder uint64) error {
 func write(ctx context.Context, tx *sqlstore.Tx, groupID uint64, by group.Request, e *group.Edit) error {
 	c := e.Change
 	id, version := int64(groupID), int64(c.Version)
-	of := func(set string, users []uint64, first ...any) error {
+	of := func(set sqlstore.Text, users []uint64, first ...any) error {
 		return chunks(len(users), func(from, to int) error {
 			args := append(slices.Clone(first), id)
 			for _, u := range users[from:to] {
@@ -155,9 +155,9 @@ func write(ctx context.Context, tx *sqlstore.Tx, groupID uint64, by group.Reques
 
 // describe stores what a change says about the group itself.
 func describe(ctx context.Context, tx *sqlstore.Tx, id int64, c *wire.GroupChange) error {
-	set, args := "version = ?", []any{int64(c.Version)}
+	set, args := sqlstore.Text("version = ?"), []any{int64(c.Version)}
 	for _, f := range []struct {
-		column string
+		column sqlstore.Text
 		to     *string
 	}{{"name", c.Name}, {"description", c.Description}, {"icon", c.Icon}} {
 		if f.to != nil {

@@ -38,7 +38,7 @@ func (s *Store) Create(ctx context.Context, groups []group.NewGroup) (int, error
 				others = append(others, int64(g.ID), int64(u))
 			}
 		}
-		insert := func(pairs []any, row string) error {
+		insert := func(pairs []any, row sqlstore.Text) error {
 			return chunks(len(pairs)/2, func(from, to int) error {
 				_, err := tx.Exec(ctx, "INSERT INTO chat_member (group_id, user_id, joined_version, left_version, admin) VALUES "+
 					sqlstore.List(to-from, row), pairs[2*from:2*to]...)

@@ -47,7 +47,7 @@ func (st *store) fence(ctx context.Context, tx *sqlstore.Tx, b *inbox.Batch, _ *
 	return st.fenceBy(ctx, tx, b, 1, st.q.fence, st.shards[0], int64(b.Incarnation))
 }
 
-func (st *store) fenceBy(ctx context.Context, tx *sqlstore.Tx, b *inbox.Batch, want int, query string, args ...any) error {
+func (st *store) fenceBy(ctx context.Context, tx *sqlstore.Tx, b *inbox.Batch, want int, query sqlstore.Text, args ...any) error {
 	rows, err := tx.Query(ctx, query, args...)
 	if err != nil {
 		return err
@@ -66,7 +66,7 @@ func (st *store) fenceBy(ctx context.Context, tx *sqlstore.Tx, b *inbox.Batch, w
 }
 
 // exec runs query for n groups, as many in a statement as chunk allows.
-func (st *store) exec(ctx context.Context, tx *sqlstore.Tx, n int, head, group, tail string, arg func(i int, args []any) []any) (int, error) {
+func (st *store) exec(ctx context.Context, tx *sqlstore.Tx, n int, head, group, tail sqlstore.Text, arg func(i int, args []any) []any) (int, error) {
 	total := int64(0)
 	for i := 0; i < n; {
 		k := chunk(n - i)
@@ -177,7 +177,7 @@ func (st *store) delete(ctx context.Context, tx *sqlstore.Tx, b *inbox.Batch, re
 }
 
 // bodiesOf counts in refs the bodies that rows point to.
-func bodiesOf(ctx context.Context, tx *sqlstore.Tx, refs map[int64]int, where string, args []any) error {
+func bodiesOf(ctx context.Context, tx *sqlstore.Tx, refs map[int64]int, where sqlstore.Text, args []any) error {
 	rows, err := tx.Query(ctx, "SELECT body_id FROM inbox_rows WHERE "+where+" AND body_id <> 0", args...)
 	if err != nil {
 		return err
@@ -228,7 +228,7 @@ func (st *store) pushed(ctx context.Context, tx *sqlstore.Tx, b *inbox.Batch, _ 
 
 func (st *store) privacy(ctx context.Context, tx *sqlstore.Tx, b *inbox.Batch, _ *inbox.Result) error {
 	for _, p := range b.Privacy {
-		query := "DELETE FROM inbox_hidden WHERE usr = ?"
+		var query sqlstore.Text = "DELETE FROM inbox_hidden WHERE usr = ?"
 		if p.HideLastSeen {
 			query = st.q.hide
 		}
@@ -275,7 +275,7 @@ func (st *store) read(ctx context.Context, tx *sqlstore.Tx, b *inbox.Batch, res 
 
 // querier is a transaction, or the database outside of one.
 type querier interface {
-	Query(ctx context.Context, query string, args ...any) (*sqlstore.Rows, error)
+	Query(ctx context.Context, query sqlstore.Text, args ...any) (*sqlstore.Rows, error)
 }
 
 // page reads rows of a device. Where there may be more than the page, the oldest
@@ -335,7 +335,7 @@ func readSeqs(ctx context.Context, tx querier, k inbox.Key, seqs []uint64) (out 
 
 // readRows appends the rows of a device that where selects, with their bodies, in
 // order. It sorts them itself: SQLite would make a table to sort a handful of rows.
-func readRows(ctx context.Context, tx querier, k inbox.Key, where string, args []any, out []inbox.Row) ([]inbox.Row, error) {
+func readRows(ctx context.Context, tx querier, k inbox.Key, where sqlstore.Text, args []any, out []inbox.Row) ([]inbox.Row, error) {
 	rows, err := tx.Query(ctx, "SELECT r.seq, r.mid, r.body_id, COALESCE(r.body, b.body), r.at"+
 		" FROM inbox_rows r LEFT JOIN inbox_bodies b ON b.id = r.body_id WHERE "+where, args...)
 	if err != nil {
@@ -378,7 +378,7 @@ func (st *store) take(ctx context.Context, tx *sqlstore.Tx, k inbox.Key) ([]inbo
 		return nil, err
 	}
 	for _, done := range []struct {
-		does string
+		does sqlstore.Text
 		some func(inbox.Mark) bool
 	}{
 		{"DELETE FROM inbox_marks WHERE usr = ? AND dev = ? AND ledger IS NULL", func(m inbox.Mark) bool { return len(m.Ledger) == 0 }},

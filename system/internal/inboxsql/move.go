@@ -44,7 +44,7 @@ func (st *store) uncopy(ctx context.Context, tx *sqlstore.Tx, upTo int64) error 
 	return st.delete(ctx, tx, &b, new(inbox.Result))
 }
 
-func number(ctx context.Context, tx querier, query string) (n int64, err error) {
+func number(ctx context.Context, tx querier, query sqlstore.Text) (n int64, err error) {
 	rows, err := tx.Query(ctx, query)
 	if err != nil {
 		return 0, err

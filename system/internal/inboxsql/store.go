@@ -29,12 +29,12 @@ type store struct {
 
 // queries are the statements that the dialects write differently.
 type queries struct {
-	owners, fence                   string
-	insertRows, insertRowsEnd       string
-	upsertDeviceEnd                 string
-	upsertBodyEnd, upsertMarkEnd    string
-	upsertOwnerEnd, upsertPushedEnd string
-	hide                            string
+	owners, fence                   sqlstore.Text
+	insertRows, insertRowsEnd       sqlstore.Text
+	upsertDeviceEnd                 sqlstore.Text
+	upsertBodyEnd, upsertMarkEnd    sqlstore.Text
+	upsertOwnerEnd, upsertPushedEnd sqlstore.Text
+	hide                            sqlstore.Text
 }
 
 const (
@@ -109,7 +109,7 @@ func (st *store) Claim(ctx context.Context, shards []int, atLeast uint64) (incar
 }
 
 // owners returns the shards that anybody has claimed and the highest incarnation.
-func owners(ctx context.Context, tx *sqlstore.Tx, query string) (shards []int, newest uint64, err error) {
+func owners(ctx context.Context, tx *sqlstore.Tx, query sqlstore.Text) (shards []int, newest uint64, err error) {
 	rows, err := tx.Query(ctx, query)
 	if err != nil {
 		return nil, 0, err
@@ -138,18 +138,6 @@ func (st *store) count(ctx context.Context, tx *sqlstore.Tx) (int, error) {
 		}
 	}
 	return n, rows.Close()
-}
-
-// shardList returns the loop's shards as SQL.
-func (st *store) shardList() string {
-	s := fmt.Sprint(st.shards) // [1 3 5]
-	b := []byte(s[1 : len(s)-1])
-	for i := range b {
-		if b[i] == ' ' {
-			b[i] = ','
-		}
-	}
-	return string(b)
 }
 
 // closing closes rows after an error, which is the one to report.
@@ -198,8 +186,13 @@ func (st *store) load(ctx context.Context, users []uint64, out []inbox.DeviceSta
 
 // Scan implements inbox.Store.
 func (st *store) Scan(ctx context.Context, after uint64, limit int) ([]inbox.ScanRow, error) {
+	args := []any{int64(after), st.upTo}
+	for _, s := range st.shards {
+		args = append(args, s)
+	}
+	args = append(args, limit)
 	rows, err := st.db.Query(ctx, "SELECT seq, usr, dev, mid, body_id, at FROM inbox_rows WHERE seq > ? AND seq <= ? AND shard IN ("+
-		st.shardList()+") ORDER BY seq LIMIT ?", int64(after), st.upTo, limit)
+		sqlstore.List(len(st.shards), "?")+") ORDER BY seq LIMIT ?", args...)
 	if err != nil {
 		return nil, fmt.Errorf("inboxsql: scan: %w", err)
 	}

@@ -91,7 +91,7 @@ func emptyMySQL(t *testing.T) string {
 		t.Fatal(err)
 	}
 	for loop := range inbox.DefaultLoops {
-		if _, err := db.Exec(t.Context(), fmt.Sprintf("DROP DATABASE IF EXISTS `%s_%d`", schema, loop)); err != nil {
+		if _, err := db.Exec(t.Context(), sqlstore.Text(fmt.Sprintf("DROP DATABASE IF EXISTS `%s_%d`", schema, loop))); err != nil {
 			t.Fatal(err)
 		}
 	}

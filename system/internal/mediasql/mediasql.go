@@ -33,8 +33,8 @@ type Config struct {
 // Store is a media.Store.
 type Store struct {
 	db     *sqlstore.DB
-	lock   string // appended to a SELECT whose row is about to be changed
-	insert string // begins an INSERT that leaves what is there alone
+	lock   sqlstore.Text // appended to a SELECT whose row is about to be changed
+	insert sqlstore.Text // begins an INSERT that leaves what is there alone
 }
 
 var _ media.Store = (*Store)(nil)
@@ -139,7 +139,7 @@ func (s *Store) find(ctx context.Context, id wire.MediaID) (o media.Object, err 
 // Append implements media.Store.
 func (s *Store) Append(ctx context.Context, id wire.MediaID, p media.Part, hashState []byte, readyUntil time.Time) error {
 	err := s.db.Tx(ctx, func(tx *sqlstore.Tx) error {
-		query, args := "UPDATE media_object SET received=?, hash_state=?", []any{p.Start + p.Size, hashState}
+		query, args := sqlstore.Text("UPDATE media_object SET received=?, hash_state=?"), []any{p.Start + p.Size, hashState}
 		if !readyUntil.IsZero() {
 			query, args = query+", ready=1, expires_ms=?", append(args, readyUntil.UnixMilli())
 		}
@@ -226,7 +226,7 @@ func (s *Store) Expired(ctx context.Context, now time.Time, limit int) ([]wire.M
 // Remove implements media.Store.
 func (s *Store) Remove(ctx context.Context, id wire.MediaID) error {
 	err := s.db.Tx(ctx, func(tx *sqlstore.Tx) error {
-		for _, query := range []string{
+		for _, query := range []sqlstore.Text{
 			"DELETE FROM media_fetch WHERE media_id=?", "DELETE FROM media_message WHERE media_id=?",
 			"DELETE FROM media_part WHERE media_id=?", "DELETE FROM media_object WHERE media_id=?",
 		} {

@@ -22,7 +22,7 @@ func onMySQL(t *testing.T) string {
 	}
 	db := openMySQL(t, dsn, nil)
 	for _, table := range []string{"things", "goose_db_version"} {
-		if _, err := db.Exec(t.Context(), "DROP TABLE IF EXISTS "+table); err != nil {
+		if _, err := db.Exec(t.Context(), Text("DROP TABLE IF EXISTS "+table)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -10,6 +10,11 @@ import (
 	"time"
 )
 
+// Text is SQL. A constant is one by itself, and what is put together of Texts; a
+// string is none, so that a value reaches the database as an argument or not at all.
+// Nobody but this package converts one (tidy_test.go).
+type Text string
+
 // Tx is a write transaction. It belongs to the function it was given to.
 type Tx struct {
 	db *DB
@@ -54,16 +59,16 @@ func (d *DB) poolTx(ctx context.Context, fn func(*Tx) error) error {
 
 // Exec runs a statement in the transaction and returns the number of rows it
 // changed.
-func (t *Tx) Exec(ctx context.Context, query string, args ...any) (int64, error) {
+func (t *Tx) Exec(ctx context.Context, query Text, args ...any) (int64, error) {
 	began := time.Now()
 	n, err := t.exec(ctx, query, args)
-	t.db.m.class(query).Done(time.Since(began), err != nil)
+	t.db.m.class(string(query)).Done(time.Since(began), err != nil)
 	return n, err
 }
 
-func (t *Tx) exec(ctx context.Context, query string, args []any) (int64, error) {
+func (t *Tx) exec(ctx context.Context, query Text, args []any) (int64, error) {
 	if t.tx != nil {
-		return t.db.count(t.tx.ExecContext(ctx, query, args...))
+		return t.db.count(t.tx.ExecContext(ctx, string(query), args...))
 	}
 	s, done, err := t.db.writer.prepare(ctx, query)
 	if err != nil {
@@ -75,10 +80,10 @@ func (t *Tx) exec(ctx context.Context, query string, args []any) (int64, error) 
 
 // Query runs a query in the transaction. The caller closes the rows before the
 // next statement.
-func (t *Tx) Query(ctx context.Context, query string, args ...any) (*Rows, error) {
+func (t *Tx) Query(ctx context.Context, query Text, args ...any) (*Rows, error) {
 	began := time.Now()
 	if t.tx != nil {
-		rows, err := t.tx.QueryContext(ctx, query, args...)
+		rows, err := t.tx.QueryContext(ctx, string(query), args...)
 		return t.db.rows(rows, err, began, func() {})
 	}
 	s, done, err := t.db.writer.prepare(ctx, query)
@@ -90,7 +95,7 @@ func (t *Tx) Query(ctx context.Context, query string, args ...any) (*Rows, error
 }
 
 // Exec runs one statement as a transaction of its own.
-func (d *DB) Exec(ctx context.Context, query string, args ...any) (int64, error) {
+func (d *DB) Exec(ctx context.Context, query Text, args ...any) (int64, error) {
 	var n int64
 	err := d.Tx(ctx, func(tx *Tx) (err error) {
 		n, err = tx.Exec(ctx, query, args...)
@@ -101,11 +106,11 @@ func (d *DB) Exec(ctx context.Context, query string, args ...any) (int64, error)
 
 // Query runs a query outside of a transaction. It sees what was committed
 // before it started. Config.Readers -1: the database is locked until Close.
-func (d *DB) Query(ctx context.Context, query string, args ...any) (*Rows, error) {
+func (d *DB) Query(ctx context.Context, query Text, args ...any) (*Rows, error) {
 	began := time.Now()
 	switch {
 	case d.driver == MySQL:
-		rows, err := d.pool.QueryContext(ctx, query, args...)
+		rows, err := d.pool.QueryContext(ctx, string(query), args...)
 		return d.rows(rows, err, began, func() {})
 	case d.pool == nil:
 		d.writer.mu.Lock()
@@ -183,14 +188,14 @@ func (d *DB) count(res sql.Result, err error) (int64, error) {
 
 // prepareReader returns the kept statement for query on the readers, and what
 // to call when done with it.
-func (d *DB) prepareReader(ctx context.Context, query string) (*sql.Stmt, func(), error) {
+func (d *DB) prepareReader(ctx context.Context, query Text) (*sql.Stmt, func(), error) {
 	d.mu.Lock()
 	s, full := d.stmts[query], len(d.stmts) >= maxStatements
 	d.mu.Unlock()
 	if s != nil {
 		return s, func() {}, nil
 	}
-	s, err := d.pool.PrepareContext(ctx, query)
+	s, err := d.pool.PrepareContext(ctx, string(query))
 	if err != nil {
 		return nil, nil, fmt.Errorf("sqlstore %s: prepare %.80q: %w", d.name, query, err)
 	}
@@ -213,7 +218,7 @@ type writer struct {
 	mu    sync.Mutex // held for a transaction or a query
 	db    *sql.DB
 	conn  *sql.Conn
-	stmts map[string]*sql.Stmt
+	stmts map[Text]*sql.Stmt
 }
 
 func openWriter(ctx context.Context, dsn string) (*writer, error) {
@@ -226,7 +231,7 @@ func openWriter(ctx context.Context, dsn string) (*writer, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("connect: %w", err), db.Close())
 	}
-	return &writer{db: db, conn: conn, stmts: make(map[string]*sql.Stmt)}, nil
+	return &writer{db: db, conn: conn, stmts: make(map[Text]*sql.Stmt)}, nil
 }
 
 // tx runs fn between BEGIN IMMEDIATE and COMMIT. Plain statements rather than
@@ -251,7 +256,7 @@ func (w *writer) tx(ctx context.Context, fn func() error) error {
 	return err
 }
 
-func (w *writer) run(ctx context.Context, statement string) error {
+func (w *writer) run(ctx context.Context, statement Text) error {
 	s, done, err := w.prepare(ctx, statement)
 	if err != nil {
 		return err
@@ -263,11 +268,11 @@ func (w *writer) run(ctx context.Context, statement string) error {
 	return nil
 }
 
-func (w *writer) prepare(ctx context.Context, query string) (*sql.Stmt, func(), error) {
+func (w *writer) prepare(ctx context.Context, query Text) (*sql.Stmt, func(), error) {
 	if s := w.stmts[query]; s != nil {
 		return s, func() {}, nil
 	}
-	s, err := w.conn.PrepareContext(ctx, query)
+	s, err := w.conn.PrepareContext(ctx, string(query))
 	if err != nil {
 		return nil, nil, fmt.Errorf("prepare %.80q: %w", query, err)
 	}
@@ -290,9 +295,9 @@ func (w *writer) close() error {
 }
 
 // List returns n groups of placeholders: List(2, "(?,?)") is "(?,?),(?,?)".
-func List(n int, group string) string {
+func List(n int, group Text) Text {
 	if n <= 0 {
 		return ""
 	}
-	return strings.Repeat(group+",", n-1) + group
+	return Text(strings.Repeat(string(group)+",", n-1)) + group
 }

@@ -78,7 +78,7 @@ type DB struct {
 	m      counters
 
 	mu    sync.Mutex
-	stmts map[string]*sql.Stmt // SQLite readers
+	stmts map[Text]*sql.Stmt // SQLite readers
 }
 
 type counters struct {
@@ -92,7 +92,7 @@ type counters struct {
 
 // Open opens the database and checks that it answers.
 func Open(ctx context.Context, cfg Config) (*DB, error) {
-	d := &DB{driver: cfg.Driver, name: cfg.Name, stmts: make(map[string]*sql.Stmt)}
+	d := &DB{driver: cfg.Driver, name: cfg.Name, stmts: make(map[Text]*sql.Stmt)}
 	err := d.m.register(cfg)
 	if err == nil {
 		switch cfg.Driver {
