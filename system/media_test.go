@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"net/http"
 	"path"
@@ -304,6 +305,47 @@ func (d *deployment) mediaGone(id wire.MediaID, owner *mediaUser) {
 			err = fmt.Errorf("%s", resp.Status)
 		}
 		return err
+	})
+}
+
+// TestMediaExpires: what nobody has fetched goes when its time is over, as does an
+// upload that was never finished; no byte of them is left, and their owner has room
+// again.
+func TestMediaExpires(t *testing.T) {
+	content := random(100_000)
+	d := startAll(t, counts{1, 1, 1, 1, 1, 1}, withMedia(t, anyPort, 1, func(s *system.Settings) {
+		s.MediaExpiry, s.MediaUploadExpiry = system.Duration(4*time.Second), system.Duration(4*time.Second)
+		s.MediaUserBytes = int64(len(content))
+	}))
+	locations := map[uint64]string{}
+	for user, sent := range map[uint64]int{1: len(content), 2: 1000} { // the second never ends
+		u := d.mediaUser(user)
+		locations[user] = u.begin(content)
+		if resp, body := u.patch(locations[user], 0, content[:sent]); resp.StatusCode != http.StatusNoContent {
+			t.Fatalf("%s: %s", resp.Status, body)
+		}
+	}
+	for user, location := range locations {
+		u := d.mediaUser(user)
+		again := func() error {
+			resp, _, err := u.try("POST", wire.MediaUploadsPath, nil, "Upload-Length", strconv.Itoa(len(content)),
+				"Upload-Metadata", metadata("kind", "image", "sha256", hexSum(content)))
+			if err == nil && resp.StatusCode != http.StatusCreated {
+				err = fmt.Errorf("%s", resp.Status)
+			}
+			return err
+		}
+		d.eventually("the owner has room again", again)
+		u.expect(http.StatusNotFound, "GET", mediaPath(idIn(t, location)))
+		u.expect(http.StatusNotFound, "HEAD", location)
+	}
+	d.eventually("the blobs are gone", func() error {
+		return filepath.WalkDir(strings.TrimPrefix(d.cfg.MediaStore.Blobs, "file://"), func(path string, e fs.DirEntry, err error) error {
+			if err == nil && !e.IsDir() {
+				err = fmt.Errorf("%s is left", path)
+			}
+			return err
+		})
 	})
 }
 
