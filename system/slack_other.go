@@ -1,0 +1,6 @@
+//go:build !linux
+
+package system
+
+// RelaxTimers is for Linux.
+func RelaxTimers() error { return nil }
