@@ -172,6 +172,7 @@ func ScrapeURL(ctx context.Context, c *http.Client, url string, also ...string) 
 	if err != nil {
 		return nil, fmt.Errorf("target: scrape %s: %w", url, err)
 	}
+	req.Header.Set("Accept-Encoding", "identity") // else compression is a part of what the role is seen to need
 	resp, err := c.Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("target: scrape: %w", err) // names the URL
