@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -80,6 +81,18 @@ func (f Format) Decode(p []byte) (*Frame, error) {
 		return nil, fmt.Errorf("wire: decode frame: %w", err)
 	}
 	return m, nil
+}
+
+// Ack returns what a frame acknowledges that is an Ack and nothing else, and
+// whether it is one that can be read here; Decode reads the others. Most of what
+// clients send are Acks: this takes no memory.
+func (f Format) Ack(p []byte) (upto uint64, ok bool) {
+	const frameAck, ackUpto = 3<<3 | 2, 1 << 3 // field numbers and wire types of chat.proto
+	if f != Proto || len(p) < 4 || p[0] != frameAck || int(p[1]) != len(p)-2 || p[2] != ackUpto {
+		return 0, false
+	}
+	upto, n := binary.Uvarint(p[3:])
+	return upto, n == len(p)-3
 }
 
 // grow returns dst longer by n bytes of any content.

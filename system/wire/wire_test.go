@@ -315,6 +315,30 @@ func TestWindowKnowsAnUnbrokenRunHoweverLong(t *testing.T) {
 	}
 }
 
+// TestAck: the short way reads what Decode reads, or leaves it to Decode.
+func TestAck(t *testing.T) {
+	for _, upto := range []uint64{1, 127, 128, 300, 1 << 40, 1<<64 - 1} {
+		raw, err := Proto.Encode(&Frame{Kind: &Frame_Ack{Ack: &Ack{Upto: upto}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, ok := Proto.Ack(raw); !ok || got != upto {
+			t.Errorf("Ack(%x) = %d, %v, want %d", raw, got, ok, upto)
+		}
+		if _, ok := JSON.Ack(raw); ok {
+			t.Errorf("Ack(%x) in JSON", raw)
+		}
+		for n := range raw { // cut off, and with more behind it
+			if _, ok := Proto.Ack(raw[:n]); ok {
+				t.Errorf("Ack(%x) of %x", raw[:n], raw)
+			}
+		}
+		if _, ok := Proto.Ack(append(raw, raw...)); ok {
+			t.Errorf("Ack of %x twice", raw)
+		}
+	}
+}
+
 func FuzzDecodeProto(f *testing.F) {
 	for _, raw := range goldenFiles(f) {
 		f.Add(raw)
@@ -323,6 +347,9 @@ func FuzzDecodeProto(f *testing.F) {
 	f.Add([]byte{0x12, 0x84, 0x80, 0x80, 0x80, 0x08})
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		m, err := Proto.Decode(raw)
+		if upto, ok := Proto.Ack(raw); ok && (err != nil || m.GetAck() == nil || m.GetAck().GetUpto() != upto) {
+			t.Fatalf("an Ack of %d, or %v, %v", upto, m, err)
+		}
 		if err != nil {
 			return
 		}

@@ -12,6 +12,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"throng/system/internal/rpc"
 )
 
 // evented is the front of a TCP listener on Linux. One goroutine accepts and
@@ -207,15 +209,23 @@ func (e *evented) close() {
 	e.ended.Wait()
 }
 
+// turnGap is the least time between the starts of two turns of a loop. Where
+// clients say something all the time, mostly acknowledgements, each by itself
+// would cost a wake-up, several times what it costs to read it.
+const turnGap = time.Millisecond
+
 // poller is one loop over epoll. Readiness is told by edges: everything there is
 // to read is read, and a socket that took less than all will say when it takes
 // more, so that no connection ever needs another call to epoll_ctl.
 type poller struct {
 	e  *evented
-	fd int
-	// The epoll descriptor is in the runtime's own poller: the loop waits as a
-	// goroutine, not as a thread in a system call.
-	file  *os.File
+	fd int // looks at the sockets
+	// gate is an epoll that looks at fd, once for each time it is armed: a loop
+	// that knows that there is something to do is not told of each socket. It is in
+	// the runtime's own poller, where the loop waits as a goroutine, not as a
+	// thread in a system call.
+	gate  *os.File
+	quit  chan struct{} // closed by stop
 	again []*descriptor // have more to read than their turn allowed
 	greet *greeter
 	buf   []byte
@@ -230,33 +240,66 @@ func newPoller(e *evented) (*poller, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}
-	if err := unix.SetNonblock(fd, true); err != nil {
+	gate, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
 		unix.Close(fd)
-		return nil, os.NewSyscallError("fcntl", err)
+		return nil, os.NewSyscallError("epoll_create1", err)
 	}
-	return &poller{e: e, fd: fd, file: os.NewFile(uintptr(fd), "epoll"), greet: newGreeter(e),
-		buf: make([]byte, e.g.limits.ReadBufferBytes)}, nil
+	p := &poller{e: e, fd: fd, quit: make(chan struct{}), greet: newGreeter(e), buf: make([]byte, e.g.limits.ReadBufferBytes)}
+	if err = unix.SetNonblock(gate, true); err == nil {
+		err = p.arm(gate, unix.EPOLL_CTL_ADD)
+	}
+	p.gate = os.NewFile(uintptr(gate), "epoll")
+	if err != nil {
+		p.gate.Close()
+		unix.Close(fd)
+		return nil, os.NewSyscallError("epoll", err)
+	}
+	return p, nil
+}
+
+// arm has the gate say, once, that a socket is ready.
+func (p *poller) arm(gate, op int) error {
+	return unix.EpollCtl(gate, op, p.fd, &unix.EpollEvent{Fd: int32(p.fd), Events: unix.EPOLLIN | unix.EPOLLONESHOT})
 }
 
 // run is the loop, until stop.
 func (p *poller) run() {
-	raw, err := p.file.SyscallConn()
+	defer unix.Close(p.fd)
+	raw, err := p.gate.SyscallConn()
 	if err != nil {
 		p.e.g.log.Error("epoll", "err", err)
 		return
 	}
-	_ = raw.Read(p.turn) // the error says that the file was closed
+	var said [1]unix.EpollEvent
+	open := func(gate uintptr) bool {
+		n, err := unix.EpollWait(int(gate), said[:], 0)
+		return n > 0 || err != nil && err != unix.EINTR
+	}
+	arm := func(gate uintptr) { err = p.arm(int(gate), unix.EPOLL_CTL_MOD) }
+	pace := rpc.NewPace(turnGap)
+	for err == nil {
+		if raw.Read(open) != nil || !pace.Wait(p.quit) {
+			return // the error says that the file was closed
+		}
+		if err = p.turn(); err == nil && raw.Control(arm) != nil {
+			return
+		}
+	}
+	p.e.g.log.Error("epoll", "err", err)
 }
 
-func (p *poller) stop() { p.file.Close() }
+func (p *poller) stop() {
+	close(p.quit)
+	p.gate.Close()
+}
 
-// turn handles what is ready. It returns false to wait for more.
-func (p *poller) turn(uintptr) (done bool) {
+// turn handles what is ready.
+func (p *poller) turn() error {
 	for {
 		n, err := unix.EpollWait(p.fd, p.evs[:], 0)
 		if err != nil && err != unix.EINTR {
-			p.e.g.log.Error("epoll_wait", "err", err)
-			return true
+			return os.NewSyscallError("epoll_wait", err)
 		}
 		again := p.again
 		p.again = nil
@@ -268,9 +311,9 @@ func (p *poller) turn(uintptr) (done bool) {
 		for _, s := range again {
 			s.ready(unix.EPOLLIN)
 		}
-		// What becomes ready from here on is another edge.
+		// What becomes ready from here on opens the gate when it is armed again.
 		if n < len(p.evs) && len(p.again) == 0 && err == nil {
-			return false
+			return nil
 		}
 	}
 }

@@ -263,8 +263,9 @@ func (l *inboxLink) end() {
 
 // ackGather is how long acknowledgements and reads wait for more of them. Each
 // batch alone costs both processes a wake-up and two system calls; nobody waits
-// for an acknowledgement but the next page of a drain.
-const ackGather = 2 * time.Millisecond
+// for an acknowledgement but the next page of a drain, and the inbox makes a turn
+// in 5 ms at most.
+const ackGather = 5 * time.Millisecond
 
 // send sends what collects until the stream ends.
 func (l *inboxLink) send(ctx context.Context, s grpc.BidiStreamingClient[rpc.GatewayBatch, rpc.OwnerBatch]) {

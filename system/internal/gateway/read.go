@@ -135,6 +135,9 @@ func (c *conn) data(h wire.Header, p []byte) bool {
 
 // message handles one Frame of the protocol.
 func (c *conn) message(p []byte) bool {
+	if upto, ok := c.format.Ack(p); ok && upto > 0 && c.isSynced() {
+		return c.acknowledge(upto)
+	}
 	f, err := c.format.Decode(p)
 	if err != nil {
 		return c.refuse(wire.CloseBadFrame, err.Error()) > 0
@@ -159,10 +162,7 @@ func (c *conn) dispatch(f *wire.Frame) bool {
 	m := c.g.m
 	switch k := f.GetKind().(type) {
 	case *wire.Frame_Ack:
-		m.rx[kindAck].Inc()
-		if !c.ack(k.Ack.GetUpto()) {
-			return c.refuse(wire.CloseBadFrame, "ack of what was not delivered") > 0
-		}
+		return c.acknowledge(k.Ack.GetUpto())
 	case *wire.Frame_Send:
 		m.rx[kindSend].Inc()
 		c.send(k.Send)
@@ -198,6 +198,14 @@ func (c *conn) dispatch(f *wire.Frame) bool {
 	case *wire.Frame_Sync:
 		m.rx[kindSync].Inc()
 		c.sync(k.Sync)
+	}
+	return true
+}
+
+func (c *conn) acknowledge(upto uint64) bool {
+	c.g.m.rx[kindAck].Inc()
+	if !c.ack(upto) {
+		return c.refuse(wire.CloseBadFrame, "ack of what was not delivered") > 0
 	}
 	return true
 }
