@@ -213,12 +213,12 @@ func TestLoggedIsAStore(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			for i := range 1500 {
+			for i := range 500 {
 				p.step()
 				if i%10 == 0 {
 					p.compare()
 				}
-				if i%100 == 99 {
+				if i%50 == 49 {
 					p.reopen()
 					p.compare()
 				}
