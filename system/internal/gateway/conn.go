@@ -29,6 +29,7 @@ type conn struct {
 	id      uint64 // set by table.add; 0: not upgraded yet
 	user    uint64
 	device  uint32
+	timed   uint32        // of a Deliver's number, whose acknowledgement is timed; 0: of none; under mu
 	sock    socket        // not to be used once closed, under mu
 	expires int64         // of the token, Unix seconds
 	idle    time.Duration // it may be silent for so long; set by sync
@@ -41,6 +42,7 @@ type conn struct {
 	msg     []byte        // the fragments of a message so far
 	msgOp   byte          // opcode of that message, 0: none begun
 	ended   bool          // both sides have said Close
+	timedAt uint32        // when that was handed over, in microseconds since Gateway.start, as far as they fit; under mu
 	frames  limit.Bucket  // rate limit
 	over    time.Duration // how long the user has to wait for having sent too many bytes
 	view    topic
@@ -66,8 +68,6 @@ type conn struct {
 	base      uint64            // delivered when it was opened
 	acked     uint64            // of the delivered, acknowledged
 	traced    *[]tracedDelivery // in the order of their numbers; nil: none
-	timed     uint64            // the number of a Deliver whose acknowledgement is timed; 0: of none
-	timedAt   time.Duration     // when it was handed over, since Gateway.start
 }
 
 // newConn returns a connection that has no socket yet.
@@ -189,8 +189,9 @@ func (c *conn) ack(upto uint64) bool {
 	if upto > c.acked {
 		c.acked = upto
 		c.ackQueued = true
-		if c.timed != 0 && upto >= c.timed {
-			c.g.m.deliver.Done(time.Duration(c.lastRx.Load())-c.timedAt, false)
+		if c.timed != 0 && int32(uint32(upto)-c.timed) >= 0 {
+			took := uint32(time.Duration(c.lastRx.Load()).Microseconds()) - c.timedAt
+			c.g.m.deliver.Done(time.Duration(took)*time.Microsecond, false)
 			c.timed = 0
 		}
 		c.endTracesLocked(upto, "")

@@ -30,7 +30,7 @@ func (c *conn) pushAll(frames []sharedFrame, deliver bool, now time.Duration) (m
 		}
 	}
 	if now != 0 && c.timed == 0 && !c.closing {
-		c.timed, c.timedAt = c.delivered, now
+		c.timed, c.timedAt = uint32(c.delivered), uint32(now.Microseconds())
 	}
 	return idle && len(c.pend) > 0 && !c.blocked
 }
