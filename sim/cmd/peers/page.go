@@ -152,7 +152,7 @@ func (c *comparison) generatorText(b *bytes.Buffer) {
 	fmt.Fprintf(b, "| p99 from the send, steady phase, ms | | %s |\n", send(func(g generation) []float64 { return g.FromSend }))
 	fmt.Fprintf(b, "| p99 from the send, whole run, ms | | %s |\n", send(func(g generation) []float64 { return g.Whole }))
 	fmt.Fprintf(b, "| p99 of its own lateness, ms | %s | not told |\n", c.generator("throng", func(g generation) float64 { return g.LateP99 }).show(2))
-	b.WriteString("\nA run of throng whose lateness is above 10 ms at p99 is inconclusive and gives no figures; k6 has no such limit.\n")
+	b.WriteString("\nA run of throng whose lateness is above 10 ms at p99 is inconclusive and gives no capacity; k6 counts iterations that it dropped, and does not tell how late it was.\n")
 	b.WriteString("\n![Latency by percentile: what each generator reports, and what the probe saw](spectrum.png)\n")
 }
 
