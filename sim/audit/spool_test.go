@@ -246,3 +246,21 @@ func FuzzEvents(f *testing.F) {
 		(&tally{examples: map[string]int{}, pending: map[Device]struct{}{}, devices: map[Device]proof{}}).add(l)
 	})
 }
+
+// Whatever is in a spool, it is read to its mark, or left out with an error.
+func FuzzSpool(f *testing.F) {
+	for _, s := range pairOfEngines().sources() {
+		b := make([]byte, s.Mark.Bytes)
+		if _, err := s.R.ReadAt(b, 0); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b, s.Mark.Bytes, s.Mark.Events)
+		f.Add(b[:len(b)/2], s.Mark.Bytes, s.Mark.Events)
+	}
+	f.Fuzz(func(t *testing.T, file []byte, size, events int64) {
+		r, err := (&Source{R: bytes.NewReader(file), Mark: Mark{size, events}}).wind()
+		if (r == nil) == (err == nil) {
+			t.Fatalf("%v, %v", r, err)
+		}
+	})
+}
