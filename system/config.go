@@ -47,6 +47,9 @@ type Config struct {
 	// Key signs client tokens and the proofs that a message is durable. Base64
 	// (standard encoding) of at least wire.MinKeyBytes bytes.
 	Key string `json:"key"`
+	// OldKeys are accepted beside Key, at most three: those that it takes the place
+	// of, and before that the one that will take its place.
+	OldKeys []string `json:"old_keys,omitempty"`
 
 	Log      Log      `json:"log"`
 	Tracing  Tracing  `json:"tracing,omitzero"`
@@ -123,6 +126,11 @@ type RPCTLS struct {
 	// it, such as inbox.throng, says which; who may call whom is rpc.Reaches.
 	Cert string `json:"cert"`
 	Key  string `json:"key"`
+}
+
+// keys returns Key and OldKeys.
+func (c *Config) keys() (wire.Keys, error) {
+	return wire.ParseKeys(append([]string{c.Key}, c.OldKeys...)...)
 }
 
 // of returns the files of a role.
@@ -282,7 +290,7 @@ func (c *Config) Check() error {
 	checkSQL("group_sql", c.GroupSQL.SQL, bad)
 	for i, r := range c.GroupSQL.Replicas {
 		if r.DSN == "" || r.DSN == c.GroupSQL.DSN {
-			bad(fmt.Sprintf("group_sql.replicas[%d].dsn", i), "%q: the DSN of a replica, which is not the primary", r.DSN)
+			bad(fmt.Sprintf("group_sql.replicas[%d].dsn", i), "the DSN of a replica, which is not the primary")
 		}
 	}
 	for i, in := range c.Inboxes {
@@ -300,8 +308,8 @@ func (c *Config) Check() error {
 	if err := (*obs.TraceConfig)(&c.Tracing).Check(); err != nil {
 		bad("tracing", "%w", err)
 	}
-	if _, err := wire.ParseKey(c.Key); err != nil {
-		bad("key", "%w", err)
+	if _, err := c.keys(); err != nil {
+		bad("key, old_keys", "%w", err)
 	}
 	c.Settings.check(bad)
 	if !slices.Contains([]string{"", "drop", "ack-early", "commit-early", "ex-member"}, c.Plant) {
@@ -422,6 +430,7 @@ func (c Config) Clone() Config {
 	c.Medias = slices.Clone(c.Medias)
 	c.Kafka.Brokers = slices.Clone(c.Kafka.Brokers)
 	c.Kafka.Via = maps.Clone(c.Kafka.Via)
+	c.OldKeys = slices.Clone(c.OldKeys)
 	c.GroupSQL.Replicas = slices.Clone(c.GroupSQL.Replicas)
 	for _, list := range []*[]string{&c.Settings.AllowedOrigins, &c.Settings.ExemptAddresses, &c.Settings.TrustedProxies} {
 		*list = slices.Clone(*list)

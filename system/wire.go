@@ -38,11 +38,12 @@ import (
 // maker builds one instance of a role.
 type maker struct {
 	*Config
-	key wire.Key
-	i   int
-	log *slog.Logger
-	reg prometheus.Registerer
-	id  *rpc.Identity // nil: no TLS between roles
+	key     wire.Key
+	oldKeys wire.Keys
+	i       int
+	log     *slog.Logger
+	reg     prometheus.Registerer
+	id      *rpc.Identity // nil: no TLS between roles
 	// tracer is nil where nothing is traced.
 	tracer *obs.Tracer
 	made   built
@@ -51,11 +52,11 @@ type maker struct {
 // build makes instance i of a role with its adapters. After an error nothing
 // is left open.
 func (c *Config) build(r Role, i int, log *slog.Logger, reg prometheus.Registerer) (built, error) {
-	key, err := wire.ParseKey(c.Key)
+	keys, err := c.keys()
 	if err != nil {
 		return built{}, err
 	}
-	m := &maker{Config: c, key: key, i: i, log: log, reg: reg}
+	m := &maker{Config: c, key: keys[0], oldKeys: keys[1:], i: i, log: log, reg: reg}
 	if c.RPCTLS != (RPCTLS{}) {
 		if m.id, err = rpc.NewIdentity(string(r), c.RPCTLS.of(r), log, reg); err != nil {
 			return built{}, fmt.Errorf("rpc_tls: %w", err)
@@ -156,7 +157,7 @@ func (m *maker) gateway() (runner, error) {
 		return nil, err
 	}
 	return gateway.New(gateway.Config{
-		ID: id, Key: m.key, Messages: m.messageAddrs(), Inboxes: m.inboxAddrs(), Groups: m.groupAddrs(),
+		ID: id, Key: m.key, OldKeys: m.oldKeys, Messages: m.messageAddrs(), Inboxes: m.inboxAddrs(), Groups: m.groupAddrs(),
 		TLS: cfg, Sessions: sessions, AllowedOrigins: set.AllowedOrigins, StampEvery: set.StampEvery,
 		Sources: sources, Tracer: m.tracer,
 		Limits: gateway.Limits{
@@ -178,7 +179,7 @@ func (m *maker) message() (runner, error) {
 		return nil, err
 	}
 	svc, err := message.New(message.Config{
-		Instance: m.i, Key: m.key, Inboxes: m.inboxAddrs(), Groups: m.groupAddrs(),
+		Instance: m.i, Key: m.key, OldKeys: m.oldKeys, Inboxes: m.inboxAddrs(), Groups: m.groupAddrs(),
 		Producer: producer, Partitions: m.Kafka.Partitions,
 		Plant: m.plant(message.PlantAckEarly), Tracer: m.tracer, Identity: m.id, Log: m.log, Metrics: m.reg,
 	})
@@ -244,7 +245,7 @@ func (m *maker) group() (runner, error) {
 		return nil, err
 	}
 	svc, err := group.New(group.Config{
-		Instance: m.i, Key: m.key, Store: store, Cache: cache, Topics: topics,
+		Instance: m.i, Key: m.key, OldKeys: m.oldKeys, Store: store, Cache: cache, Topics: topics,
 		Producer: producer, Partitions: m.Kafka.Partitions, Inboxes: m.inboxAddrs(), Groups: m.groupAddrs(),
 		CreationsPerHour: m.Settings.UserGroupsPerHour, Identity: m.id, Log: m.log, Metrics: m.reg,
 	})
@@ -319,7 +320,7 @@ func (m *maker) media() (runner, error) {
 	}
 	return media.New(media.Config{
 		Sources: sources,
-		Key:     m.key, Store: store, Blobs: blobs, Groups: m.groupAddrs(), AllowedOrigins: set.AllowedOrigins,
+		Key:     m.key, OldKeys: m.oldKeys, Store: store, Blobs: blobs, Groups: m.groupAddrs(), AllowedOrigins: set.AllowedOrigins,
 		Limits: media.Limits{
 			ImageBytes: set.MediaImageBytes, VoiceBytes: set.MediaVoiceBytes, VideoBytes: set.MediaVideoBytes, OtherBytes: set.MediaOtherBytes,
 			UserObjects: set.MediaUserObjects, UserBytes: set.MediaUserBytes, MinFree: set.MediaMinFree,

@@ -101,6 +101,8 @@ type Config struct {
 	// Tracer makes a span of each sampled send and of each delivery of it; may be nil.
 	Tracer *obs.Tracer
 	Limits Limits
+	// OldKeys verify beside Key, while the signing key changes.
+	OldKeys wire.Keys
 	// Identity is shown to the other roles; nil: they speak without TLS.
 	Identity *rpc.Identity
 	Log      *slog.Logger
@@ -110,6 +112,7 @@ type Config struct {
 // Gateway is one gateway instance.
 type Gateway struct {
 	cfg         Config
+	keys        wire.Keys // that verify
 	limits      Limits
 	log         *slog.Logger
 	m           *metrics
@@ -158,7 +161,7 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	now := time.Now()
 	g := &Gateway{
-		cfg: cfg, limits: cfg.Limits.withDefaults(), log: cfg.Log, start: now,
+		cfg: cfg, keys: append(wire.Keys{cfg.Key}, cfg.OldKeys...), limits: cfg.Limits.withDefaults(), log: cfg.Log, start: now,
 		// Unique for each process of this gateway id, which is all it has to be.
 		incarnation: uint64(now.UnixNano()),
 		origins:     make(map[string]bool, len(cfg.AllowedOrigins)),

@@ -50,7 +50,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.tooMany(w, refusal{"address_failures", wait})
 		return
 	}
-	claims, err := g.cfg.Key.Verify(bearer(r))
+	claims, err := g.keys.Verify(bearer(r))
 	if err != nil || claims.User == 0 {
 		g.guard.failed(at, now)
 		g.log.Debug("token refused", "remote", r.RemoteAddr, "err", err)

@@ -47,7 +47,7 @@ func (s *Service) admin(serve func(r *http.Request, json bool) (proto.Message, e
 			http.Error(w, "bearer token needed", http.StatusUnauthorized)
 			return
 		}
-		claims, err := s.cfg.Key.Verify(token)
+		claims, err := s.keys.Verify(token)
 		if err != nil {
 			http.Error(w, "token refused", http.StatusUnauthorized)
 			return

@@ -204,6 +204,8 @@ type Config struct {
 	// average; default 100, below 0 as many as they like.
 	CreationsPerHour int
 
+	// OldKeys verify beside Key, while the signing key changes.
+	OldKeys wire.Keys
 	// Identity is shown to the other roles; nil: they speak without TLS.
 	Identity *rpc.Identity
 	Log      *slog.Logger
@@ -241,6 +243,7 @@ type Service struct {
 	rpc.UnimplementedGroupServer
 
 	cfg      Config
+	keys     wire.Keys // that verify
 	start    time.Time
 	creators *limit.Table[uint64, limit.Bucket] // groups that users have made
 	heads    *headCache
@@ -260,7 +263,7 @@ func New(cfg Config) (*Service, error) {
 	if err := cfg.defaults(); err != nil {
 		return nil, err
 	}
-	s := &Service{cfg: cfg, start: time.Now()}
+	s := &Service{cfg: cfg, keys: append(wire.Keys{cfg.Key}, cfg.OldKeys...), start: time.Now()}
 	if err := s.m.register(cfg.Metrics, cfg.MaxCachedMembers); err != nil {
 		return nil, fmt.Errorf("group: %w", err)
 	}

@@ -68,7 +68,7 @@ func (s *Service) granted(r *http.Request, user uint64) (o Object, g wire.MediaG
 		return o, g, 0, errSignature
 	}
 	if grant != nil {
-		if g, err = wire.VerifyMediaGrant(s.cfg.Key, id, grant); err != nil {
+		if g, err = s.keys.VerifyMediaGrant(id, grant); err != nil {
 			return o, g, 0, errSignature
 		}
 	}
@@ -121,7 +121,7 @@ func (s *Service) download(w http.ResponseWriter, r *http.Request) {
 			s.answer(w, r.PathValue("id"), errGone)
 			return
 		}
-		if user, err = wire.VerifyMediaURL(s.cfg.Key, id, q, time.Now()); err != nil {
+		if user, err = s.keys.VerifyMediaURL(id, q, time.Now()); err != nil {
 			s.answer(w, r.PathValue("id"), errSignature)
 			return
 		}

@@ -50,6 +50,8 @@ type Config struct {
 	// Sources says whose address counts; the zero value, every peer's own.
 	Sources limit.Sources
 	Limits  Limits
+	// OldKeys verify beside Key, while the signing key changes.
+	OldKeys wire.Keys
 	// Identity is shown to the other roles; nil: they speak without TLS.
 	Identity *rpc.Identity
 	Log      *slog.Logger
@@ -59,6 +61,7 @@ type Config struct {
 // Service is one media instance.
 type Service struct {
 	cfg     Config
+	keys    wire.Keys // that verify
 	limits  Limits
 	log     *slog.Logger
 	m       *metrics
@@ -89,7 +92,7 @@ func New(cfg Config) (*Service, error) {
 	if cfg.Metrics == nil {
 		cfg.Metrics = prometheus.NewRegistry()
 	}
-	s := &Service{cfg: cfg, limits: cfg.Limits.withDefaults(), log: cfg.Log, origins: map[string]bool{}}
+	s := &Service{cfg: cfg, keys: append(wire.Keys{cfg.Key}, cfg.OldKeys...), limits: cfg.Limits.withDefaults(), log: cfg.Log, origins: map[string]bool{}}
 	for _, o := range cfg.AllowedOrigins {
 		s.origins[o] = true
 	}
@@ -240,7 +243,7 @@ func (s *Service) extend(rc *http.ResponseController) {
 
 // claims returns who makes a request, or answers it with 401.
 func (s *Service) claims(w http.ResponseWriter, r *http.Request) (wire.Claims, bool) {
-	c, err := s.cfg.Key.Verify(bearer(r))
+	c, err := s.keys.Verify(bearer(r))
 	if err != nil || c.User == 0 {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		http.Error(w, "a valid bearer token is needed", http.StatusUnauthorized)

@@ -185,9 +185,9 @@ type verdict struct {
 // judge decides on seq for the conversation, or for none (c == nil) when the
 // instance does not know it, in which case durable comes back as what the
 // chain proves.
-func judge(c *conversation, key wire.Key, k convKey, send *wire.Send) (v verdict, durable uint64) {
+func judge(c *conversation, keys wire.Keys, k convKey, send *wire.Send) (v verdict, durable uint64) {
 	proved := func() bool {
-		return send.Seq == 1 || wire.VerifyChain(key, k.user, k.device, k.to, send.Seq-1, send.Chain)
+		return send.Seq == 1 || keys.VerifyChain(k.user, k.device, k.to, send.Seq-1, send.Chain)
 	}
 	if c == nil {
 		switch {

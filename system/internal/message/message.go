@@ -67,6 +67,8 @@ type Config struct {
 
 	Tracer *obs.Tracer // may be nil
 	Plant  string
+	// OldKeys verify beside Key, while the signing key changes.
+	OldKeys wire.Keys
 	// Identity is shown to the other roles; nil: they speak without TLS.
 	Identity *rpc.Identity
 	Log      *slog.Logger
@@ -107,6 +109,7 @@ type Service struct {
 	rpc.UnimplementedMessageServer
 
 	cfg       Config
+	keys      wire.Keys // that verify
 	convs     *conversations
 	appenders []*rpc.Appender // by inbox instance
 	checker   *checker
@@ -125,7 +128,7 @@ func New(cfg Config) (*Service, error) {
 	if err := cfg.defaults(); err != nil {
 		return nil, err
 	}
-	s := &Service{cfg: cfg, drained: make(chan struct{})}
+	s := &Service{cfg: cfg, keys: append(wire.Keys{cfg.Key}, cfg.OldKeys...), drained: make(chan struct{})}
 	if err := s.m.register(cfg.Metrics, cfg.MaxInFlight, cfg.MaxConversations); err != nil {
 		return nil, fmt.Errorf("message: %w", err)
 	}

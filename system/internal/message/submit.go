@@ -153,7 +153,7 @@ func (s *Service) accept(item *rpc.Submission, out *sink, now time.Time) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	c := sh.all[k]
-	v, durable := judge(c, s.cfg.Key, k, send)
+	v, durable := judge(c, s.keys, k, send)
 	switch {
 	case v.code != 0:
 		s.refuse(to, send.ClientMsgId, v, "", 0)
