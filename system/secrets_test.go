@@ -72,7 +72,9 @@ func TestNoSecretInLogs(t *testing.T) {
 			c.GroupSQL.SQL = system.SQL{Driver: "mysql", DSN: "root:" + password + "@tcp(127.0.0.1:1)/groups"}
 			c.GroupSQL.Replicas = []system.SQLReplica{{DSN: c.GroupSQL.DSN}}
 		},
-		func(c *system.Config) { c.GroupSQL.SQL = system.SQL{Driver: "mysql", DSN: "root:" + password + "@@tcp(/"} },
+		func(c *system.Config) {
+			c.GroupSQL.SQL = system.SQL{Driver: "mysql", DSN: "root:" + password + "@@tcp(/"}
+		},
 		func(c *system.Config) { c.GroupSQL.SQL = system.SQL{Driver: "other", DSN: password} },
 		func(c *system.Config) { c.Key = base64.StdEncoding.EncodeToString([]byte(password)) },
 		func(c *system.Config) { c.Key = password + "!" },
