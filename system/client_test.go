@@ -15,6 +15,10 @@ import (
 	"throng/system/wire"
 )
 
+// patience is how long a test waits for what must come, on a machine that others
+// use as well.
+const patience = time.Minute
+
 // device is a client that does what the protocol asks of one: it connects
 // again when the connection is lost, sends everything unacknowledged again in
 // order, acknowledges what it receives and drops what it has already.
@@ -356,7 +360,7 @@ func (d *device) update(f func()) {
 // after a deadline.
 func (d *device) await(what string, ok func() bool) {
 	d.t.Helper()
-	d.awaitFor(20*time.Second, what, ok)
+	d.awaitFor(patience, what, ok)
 }
 
 func (d *device) awaitFor(limit time.Duration, what string, ok func() bool) {

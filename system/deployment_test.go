@@ -117,7 +117,7 @@ func startAll(t *testing.T, n counts, edit ...func(*system.Config)) *deployment 
 			t.Logf("log of the backend:\n%s", log.tail(100))
 		}
 	})
-	deadline := time.NewTimer(20 * time.Second)
+	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -182,7 +182,7 @@ func (d *deployment) admin(path string, body []byte, into interface{ UnmarshalVT
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(d.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(d.t.Context(), patience)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+d.cfg.Groups[0].HTTP+path, bytes.NewReader(body))
 	if err != nil {

@@ -110,7 +110,7 @@ func (p *process) kill() {
 
 func (p *process) awaitReady() {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(p.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(p.t.Context(), patience)
 	defer cancel()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -275,7 +275,7 @@ func (k *talk) await(t *testing.T, n int) {
 		defer k.mu.Unlock()
 		return k.n
 	}
-	deadline := time.NewTimer(20 * time.Second)
+	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()

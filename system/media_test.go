@@ -352,7 +352,7 @@ func TestMediaExpires(t *testing.T) {
 // eventually waits until ok returns nil.
 func (d *deployment) eventually(what string, ok func() error) {
 	d.t.Helper()
-	ctx, cancel := context.WithTimeout(d.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(d.t.Context(), patience)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

@@ -22,7 +22,7 @@ const (
 	modelUsers  = 4
 	modelRows   = 25 // of a device, above which direct messages are refused
 	modelChecks = "6"
-	modelSettle = 20 * time.Second
+	modelSettle = patience
 )
 
 // TestModel compares the whole backend, over real sockets and with kill -9,

@@ -79,7 +79,7 @@ func TestMetricsOfEveryRole(t *testing.T) {
 func (d *deployment) awaitCounted(r system.Role, metric string) {
 	d.t.Helper()
 	name, label, _ := strings.Cut(strings.TrimSuffix(metric, "}"), "{")
-	deadline := time.NewTimer(20 * time.Second)
+	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
