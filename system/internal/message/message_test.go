@@ -194,10 +194,10 @@ func TestRestartNeedsTheChain(t *testing.T) {
 func TestRefusalUsesUpItsNumber(t *testing.T) {
 	r := newRig(t, nil)
 	r.inbox.decide = func(_ int, item *rpc.AppendItem) (wire.Code, bool) {
-		switch {
-		case item.Message.Seq == 2:
+		switch item.Message.Seq {
+		case 2:
 			return wire.Code_CODE_INBOX_FULL, true
-		case item.Message.Seq == 4:
+		case 4:
 			return wire.Code_CODE_INTERNAL, true
 		}
 		return 0, true
