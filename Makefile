@@ -37,7 +37,7 @@ BENCH_OUT ?= reports/bench/latest.txt
 
 # What `make check` does, in this order: what reads the code, then what runs it.
 CHECK_CODE := mod fmt vet build lint
-CHECK_RUNS := test test-race smoke
+CHECK_RUNS := test test-race smoke milli
 
 .PHONY: help
 help: ## Lists the targets
@@ -96,7 +96,7 @@ define steps
 endef
 
 .PHONY: check
-check: ## Everything: mod, fmt, vet, build, lint, test, test-race, smoke
+check: ## Everything: mod, fmt, vet, build, lint, test, test-race, smoke, milli
 	$(call steps,$(CHECK_CODE) $(CHECK_RUNS))
 
 .PHONY: check-code
@@ -127,6 +127,12 @@ lint: ## Runs the linters of .golangci.yml
 .PHONY: smoke
 smoke: build ## Runs scenarios/smoke.yaml; inconclusive twice counts as failed
 	@STRICT=1 TRIES=2 .ci/gate smoke --stack embedded
+
+# Where the machine is too slow or too busy for it that is a warning: what it can
+# carry is for `throng breakpoint` to say. Anything lost fails.
+.PHONY: milli
+milli: build ## Runs a minute of milli_whatsapp at an eight-thousandth
+	@.ci/gate milli_whatsapp --stack embedded --scale 1/8000 --duration 60s
 
 # The lock file names versions and their hashes; no script of a package runs.
 .PHONY: client
