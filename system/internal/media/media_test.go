@@ -35,7 +35,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // rig is a media service on a socket, with real stores.
 type rig struct {
-	t    *testing.T
+	t    testing.TB
 	key  wire.Key
 	addr string
 	base string
@@ -76,7 +76,7 @@ type noSpace struct{}
 
 func (noSpace) Read([]byte) (int, error) { return 0, syscall.ENOSPC }
 
-func start(t *testing.T, limits media.Limits) *rig {
+func start(t testing.TB, limits media.Limits) *rig {
 	t.Helper()
 	dir := t.TempDir()
 	store, err := mediasql.Open(t.Context(), mediasql.Config{Driver: "sqlite", DSN: filepath.Join(dir, "media.db")})
