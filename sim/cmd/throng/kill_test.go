@@ -30,6 +30,7 @@ const (
 	killOffline     = 2 // members of each group who never open the app
 	minUnanswered   = 100
 	minDeliveries   = 1000
+	killWithin      = 80 * time.Millisecond
 	restartAfter    = 300 * time.Millisecond
 	killTestSeed    = 20261124
 	killTestPush    = time.Second
@@ -167,11 +168,12 @@ func TestKillEveryRole(t *testing.T) {
 	}
 }
 
-// killInBurst waits for enough to be on its way, a seeded moment more, and
+// killInBurst waits for enough to be on its way, a seeded moment more, so that
+// kills come in the beginning of a burst and in the midst of its deliveries, and
 // kills; then it restarts what it killed and waits for the burst to be over. It
 // returns false when there is no burst left.
 func killInBurst(t *testing.T, e *load.Engine, tgt target.Target, role string, instance int, rng *rand.Rand) bool {
-	delay := time.Duration(rng.Int64N(int64(2 * time.Millisecond)))
+	delay := time.Duration(rng.Int64N(int64(killWithin)))
 	enough := func() bool {
 		sends, deliveries := e.InFlight()
 		return sends >= minUnanswered && deliveries >= minDeliveries
@@ -180,9 +182,13 @@ func killInBurst(t *testing.T, e *load.Engine, tgt target.Target, role string, i
 		t.Logf("never again %d sends unanswered and %d deliveries in flight to kill %s/%d at", minUnanswered, minDeliveries, role, instance)
 		return false
 	}
-	for end := time.Now().Add(delay); time.Now().Before(end) && enough(); {
+	busy := func() bool {
+		_, deliveries := e.InFlight()
+		return deliveries >= minDeliveries
 	}
-	for !enough() { // the moment has passed: the next one
+	for end := time.Now().Add(delay); time.Now().Before(end) && busy(); {
+	}
+	for !busy() { // the moment has passed: the next one
 		if !poll(t, time.Minute, enough) {
 			t.Log("no second moment")
 			return false
