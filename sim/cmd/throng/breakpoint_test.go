@@ -26,6 +26,9 @@ func flagOf(args []string, name string) string {
 // a run that passes has, or says why there is none.
 func breakpointOf(t *testing.T, play func(n uint64, y *report.BreakpointTry) (refused string)) (*breakpointRun, *bytes.Buffer) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("it draws, in one goroutine: there is nothing to race")
+	}
 	var out bytes.Buffer
 	c := &cli{stdout: &out, stderr: &bytes.Buffer{}, soft: context.Background(), hard: context.Background()}
 	b := &breakpointRun{cli: c, progress: newProgress(c.stderr), scenario: "groups_peak", search: &capacity.Search{Start: 8000, Most: 1000, Least: 20000, Resolution: 0.1},
