@@ -58,6 +58,14 @@ func TestRoleTLS(t *testing.T) {
 		}
 		c.RPCTLS = set
 	})
+	inbox, err := tls.Dial("tcp", d.cfg.Inboxes[0].RPC, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+	if err != nil {
+		t.Fatalf("the inbox does not speak TLS: %v", err)
+	}
+	if err := inbox.ConnectionState().PeerCertificates[0].VerifyHostname("inbox.throng"); err != nil {
+		t.Error(err)
+	}
+	inbox.Close()
 	d.provision(6, 1, map[uint64][]uint64{9: {1, 2, 3, 4}})
 	a, b := d.dial(1, 0), d.dial(2, 0)
 	b.awaitCurrent()

@@ -35,8 +35,20 @@ func RelaxTimers() error {
 	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(timerSlack), 0, 0, 0); err != nil {
 		return fmt.Errorf("timer slack: %w", err)
 	}
-	if err := syscall.Exec("/proc/self/exe", os.Args, os.Environ()); err != nil {
+	// By its path, so that it keeps its name in ps; where the file is gone or another
+	// one by now, as it is.
+	const self = "/proc/self/exe"
+	if path, err := os.Executable(); err == nil && sameFile(path, self) {
+		_ = syscall.Exec(path, os.Args, os.Environ())
+	}
+	if err := syscall.Exec(self, os.Args, os.Environ()); err != nil {
 		return fmt.Errorf("execute again: %w", err)
 	}
 	return nil
+}
+
+func sameFile(a, b string) bool {
+	x, aerr := os.Stat(a)
+	y, berr := os.Stat(b)
+	return aerr == nil && berr == nil && os.SameFile(x, y)
 }
