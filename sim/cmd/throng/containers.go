@@ -124,7 +124,7 @@ func (r *runner) folder() (string, error) {
 // relative shortens a path for people.
 func relative(path string) string {
 	wd, err := os.Getwd()
-	if err != nil {
+	if err != nil || wd == "/" { // where the generator in a container is, and its user is not
 		return path
 	}
 	if rel, err := filepath.Rel(wd, path); err == nil && filepath.IsLocal(rel) {

@@ -125,3 +125,18 @@ func TestCompare(t *testing.T) {
 		}
 	}
 }
+
+// What is said to be at a relative path is there for who reads it.
+func TestRelative(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	for path, want := range map[string]string{filepath.Join(dir, "a", "report.html"): filepath.Join("a", "report.html"), "/elsewhere/report.html": "/elsewhere/report.html"} {
+		if got := relative(path); got != want {
+			t.Errorf("%s: %s, want %s", path, got, want)
+		}
+	}
+	t.Chdir("/")
+	if got := relative("/a/report.html"); got != "/a/report.html" {
+		t.Errorf("from the root, as in a container: %s", got)
+	}
+}
