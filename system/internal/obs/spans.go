@@ -17,6 +17,8 @@ type spanQueue struct {
 	limit   int64
 	waiting atomic.Int64 // ended, and not taken or given up yet
 	metric  *Queue
+	giveUp  context.CancelFunc // ends the export under way, and those after it
+	stopped chan struct{}      // closed when the exporter is
 }
 
 func newSpanQueue(to sdktrace.SpanExporter, limit int, reg prometheus.Registerer, log *slog.Logger) (*spanQueue, error) {
@@ -30,9 +32,10 @@ func newSpanQueue(to sdktrace.SpanExporter, limit int, reg prometheus.Registerer
 	if err != nil {
 		return nil, err
 	}
-	q := &spanQueue{limit: int64(limit), metric: metric}
-	q.SpanProcessor = sdktrace.NewBatchSpanProcessor(
-		&spanExporter{SpanExporter: to, q: q, log: log, exported: spans.WithLabelValues("exported"), failed: spans.WithLabelValues("failed")},
+	q := &spanQueue{limit: int64(limit), metric: metric, stopped: make(chan struct{})}
+	e := &spanExporter{SpanExporter: to, q: q, log: log, exported: spans.WithLabelValues("exported"), failed: spans.WithLabelValues("failed")}
+	e.given, q.giveUp = context.WithCancel(context.Background())
+	q.SpanProcessor = sdktrace.NewBatchSpanProcessor(e,
 		sdktrace.WithMaxQueueSize(limit), sdktrace.WithMaxExportBatchSize(min(limit, traceBatch)),
 		sdktrace.WithBatchTimeout(traceBatchDelay), sdktrace.WithExportTimeout(traceExportTimeout))
 	return q, nil
@@ -49,10 +52,23 @@ func (q *spanQueue) OnEnd(s sdktrace.ReadOnlySpan) {
 	q.SpanProcessor.OnEnd(s)
 }
 
+// Shutdown implements sdktrace.SpanProcessor. Unlike the SDK's it leaves nothing
+// running: what is not taken when ctx ends is given up.
+func (q *spanQueue) Shutdown(ctx context.Context) error {
+	err := q.SpanProcessor.Shutdown(ctx)
+	q.giveUp()
+	<-q.stopped
+	if err != nil {
+		return fmt.Errorf("obs: span queue: %w", err)
+	}
+	return nil
+}
+
 // spanExporter counts what an exporter does.
 type spanExporter struct {
 	sdktrace.SpanExporter
 	q                *spanQueue
+	given            context.Context // ends when no export is waited for any more
 	log              *slog.Logger
 	exported, failed prometheus.Counter
 	failing          bool // of the batch processor's goroutine
@@ -61,6 +77,9 @@ type spanExporter struct {
 // ExportSpans implements sdktrace.SpanExporter. It returns no error: the SDK would
 // tell its global handler, and each batch again.
 func (e *spanExporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(e.given, cancel)()
 	err := e.SpanExporter.ExportSpans(ctx, spans)
 	e.q.waiting.Add(-int64(len(spans)))
 	e.q.metric.Depth.Sub(float64(len(spans)))
@@ -82,6 +101,7 @@ func (e *spanExporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnl
 
 // Shutdown implements sdktrace.SpanExporter.
 func (e *spanExporter) Shutdown(ctx context.Context) error {
+	defer close(e.q.stopped)
 	if err := e.SpanExporter.Shutdown(ctx); err != nil {
 		return fmt.Errorf("obs: span exporter: %w", err)
 	}

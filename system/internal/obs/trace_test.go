@@ -3,12 +3,14 @@ package obs
 import (
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
+	"go.uber.org/goleak"
 )
 
 // TestSampledAsOpenTelemetryDoes: anybody with the ratio and the SDK's own sampler
@@ -62,6 +64,45 @@ func TestNoTracerCostsNothing(t *testing.T) {
 		s.End("")
 	}); n > 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// TestCloseGivesUp: an endpoint that accepts, as the kernel does, and never answers
+// holds nothing back once the tracer is closed, not even a goroutine.
+func TestCloseGivesUp(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	reg := prometheus.NewRegistry()
+	tr, err := NewTracer(TraceConfig{Endpoint: "http://" + ln.Addr().String(), SampleRatio: 1}, "gateway", 0, reg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := goleak.IgnoreCurrent()
+	const spans = traceBatch + 1 // one batch under way, one that waits
+	for i := range spans {
+		tr.Root([16]byte{byte(i), byte(i >> 8), 1}, "send", time.Now()).End("")
+	}
+	if tr.Close() == nil {
+		t.Error("spans were lost and Close does not say so")
+	}
+	goleak.VerifyNone(t, before)
+	metrics, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	failed := 0.0
+	for _, f := range metrics {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == "throng_trace_spans_total" && m.GetLabel()[0].GetValue() == "failed" {
+				failed = m.GetCounter().GetValue()
+			}
+		}
+	}
+	if failed != spans {
+		t.Errorf("%v spans were counted as failed, want %d", failed, spans)
 	}
 }
 
