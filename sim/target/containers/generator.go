@@ -13,6 +13,10 @@ import (
 	"github.com/moby/moby/client"
 )
 
+// generatorShares is to the 1,024 of every other container what the weight of a
+// process at nice -10 is to that of one at 0 (sched_prio_to_weight, Linux).
+const generatorShares = 9548
+
 // GeneratorConfig says how the load generator runs.
 type GeneratorConfig struct {
 	// Args returns the arguments of the binary; attachment is the path of the
@@ -38,7 +42,9 @@ func (d *Deployment) RunGenerator(soft, hard context.Context, cfg GeneratorConfi
 		user: fmt.Sprintf("%d:%d", os.Getuid(), os.Getgid()),
 		// A client's every connection has the same other end.
 		sysctls: map[string]string{"net.ipv4.ip_local_port_range": "1024 65535"},
-		capAdd:  []string{"SYS_NICE"}, // it raises its own priority, as it does without a container
+		// It raises its own priority, as it does without a container. That holds
+		// against its own threads alone; against other containers their shares do.
+		capAdd: []string{"SYS_NICE"}, cpuShares: generatorShares,
 	}
 	if m.binds, err = binds(append([]string{d.work.path}, cfg.Writable...), cfg.ReadOnly); err != nil {
 		return 0, err

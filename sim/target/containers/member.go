@@ -41,6 +41,7 @@ type member struct {
 	user       string
 	sysctls    map[string]string
 	capAdd     []string
+	cpuShares  int64                       // 0: the default, 1,024
 	ports      []string                    // to be published
 	published  map[string]string           // port to 127.0.0.1:port
 	source     string                      // MySQL: host:port of the primary, as this one reaches it
@@ -111,7 +112,7 @@ func (m *member) createWith(ctx context.Context, exposed []string, bindings netw
 			h.PortBindings, h.Binds, h.Sysctls, h.CapAdd = bindings, m.binds, m.sysctls, m.capAdd
 			h.NetworkMode = container.NetworkMode(m.d.network)
 			h.Resources = container.Resources{
-				CpusetCpus: limits.CPUSet, NanoCPUs: int64(limits.CPUs * 1e9), Memory: limits.MemBytes,
+				CpusetCpus: limits.CPUSet, NanoCPUs: int64(limits.CPUs * 1e9), Memory: limits.MemBytes, CPUShares: m.cpuShares,
 			}
 			h.LogConfig = container.LogConfig{Type: "json-file", Config: map[string]string{"max-size": "64m", "max-file": "2"}}
 		},
