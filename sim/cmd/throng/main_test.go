@@ -12,6 +12,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv(acceptServer) != "" {
+		serveAccepts()
+		return
+	}
 	// The target starts the roles by executing this binary again.
 	if len(os.Args) > 1 && slices.Contains([]string{"chatd", "embedded", "containers", "agent"}, os.Args[1]) {
 		main()
