@@ -157,7 +157,6 @@ func reportBackend(b *testing.B, run *history.Run) {
 // Memory of an online, idle user at the generator and at the gateway.
 func BenchmarkIdleUsers(b *testing.B) {
 	const groups, size = 80, 100
-	b.Setenv("GOGC", "100") // with more the garbage of the logins would be most of it
 	for b.Loop() {
 		run, _ := benchRun(b, `
 name: bench_idle

@@ -42,7 +42,6 @@ func main() {
 			if err := system.RelaxTimers(); err != nil {
 				fmt.Fprintf(os.Stderr, "note: this process costs more CPU than it needs to: %v\n", err)
 			}
-			system.CollectLess()
 		}
 		switch args[0] {
 		case "chatd":

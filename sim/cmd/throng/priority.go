@@ -16,8 +16,8 @@ const (
 )
 
 // gcPercent is the generator's GOGC. Its heap is the state of its users, about
-// 1.5 KB for one who is online; with 100 collecting it was a sixth of its CPU.
-const gcPercent = 200
+// 1.5 KB for one who is online; collecting it more often was an eighth of its CPU.
+const gcPercent = 100
 
 // setNice sets the priority of all threads of this process; threads made later
 // inherit it, and so do child processes. Without the privilege nothing changes.

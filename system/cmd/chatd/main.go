@@ -14,6 +14,5 @@ func main() {
 	if err := system.RelaxTimers(); err != nil {
 		fmt.Fprintf(os.Stderr, "note: this process costs more CPU than it needs to: %v\n", err)
 	}
-	system.CollectLess()
 	os.Exit(system.Main(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
