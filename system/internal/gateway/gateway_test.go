@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"net/http"
@@ -281,6 +282,15 @@ func TestHostileClients(t *testing.T) {
 		{"too large", func(c *client) {
 			c.send(sync)
 			c.ws.WriteMessage(websocket.BinaryMessage, make([]byte, wire.MaxFrameBytes+1))
+		}, wire.CloseTooLarge},
+		{"too large, with what looks like a close in it", func(c *client) {
+			raw(0x82, 0xff, 0, 0, 0, 0, 0, 0x80, 0, 0, 0, 0, 0, 0)(c)
+			like := append([]byte{0x88, 0x80, 0, 0, 0, 0}, bytes.Repeat([]byte{0xff}, 4096)...)
+			for range 100 { // the client's system sends what it may, whatever has come meanwhile
+				if _, err := c.ws.NetConn().Write(like); err != nil {
+					return
+				}
+			}
 		}, wire.CloseTooLarge},
 		{"too many frames", func(c *client) {
 			c.send(sync)

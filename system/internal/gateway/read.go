@@ -66,11 +66,14 @@ func (c *conn) consume(b []byte, now time.Duration) {
 func (c *conn) frame(b []byte, now time.Duration) int {
 	h, n, err := wire.ParseHeader(b)
 	if c.isClosing() {
-		// All that counts now is the client's answer to the close message.
+		// All that counts now is the client's answer to the close message, after which
+		// it sends nothing. Something like it may be in the midst of a frame that was not
+		// read to its end, and what is unread when the socket is closed makes the kernel
+		// reset it, before the client has seen why.
 		if err != nil || n == 0 || h.Len > wire.MaxControlPayload || len(b) < n+h.Len {
 			return -1
 		}
-		c.ended = h.Opcode == wire.OpClose
+		c.ended = h.Opcode == wire.OpClose && h.Masked && len(b) == n+h.Len
 		return n + h.Len
 	}
 	switch {
