@@ -57,7 +57,7 @@ export class Media {
   async ask(want, ...args) {
     for (let i = 1; ; i++) {
       const answer = await this.request(...args);
-      if (answer.status === want) return answer;
+      if ([want].flat().includes(answer.status)) return answer;
       if (i === tries || !mayPass.has(answer.status)) throw new Error(`${args[0]} ${args[1]}: ${answer.status} ${answer.body}`);
       await pause(retryMs);
     }
@@ -74,12 +74,14 @@ export class Media {
     for (let offset = 0, n = 0; offset < bytes.length; n++) {
       const part = bytes.subarray(offset, offset + piece);
       const patch = { 'Upload-Offset': offset, 'Content-Type': 'application/offset+octet-stream' };
-      if (n === cutAt) {
-        await this.request('PATCH', at, patch, part.subarray(0, part.length / 2), true);
-        offset = Number((await this.ask(200, 'HEAD', at)).headers['upload-offset']); // as after any lost connection
+      const answer = n === cutAt
+        ? await this.request('PATCH', at, patch, part.subarray(0, part.length / 2), true)
+        : await this.ask([204, 409], 'PATCH', at, patch, part);
+      if (answer?.status === 204) {
+        offset = Number(answer.headers['upload-offset']);
+      } else { // as after any lost connection; 409: some of what was sent before came after this was asked
+        offset = Number((await this.ask(200, 'HEAD', at)).headers['upload-offset']);
         this.offsets.push(offset);
-      } else {
-        offset = Number((await this.ask(204, 'PATCH', at, patch, part)).headers['upload-offset']);
       }
     }
     return Buffer.from(at.split('/').at(-1), 'hex');
