@@ -40,14 +40,19 @@ func topicPerGroup(t *testing.T, l log) {
 	regs := r.start(ctx, t, l, 2)
 	p := producer(t, l.brokers, 2, func(c *ProducerConfig) { c.Topic, c.Layout = l.topic, TopicPerGroup })
 	write := func(groups []uint64) {
+		var open sync.WaitGroup // the end of the producer fails what is not answered
+		defer open.Wait()
 		for n := range 3 {
 			for _, g := range groups {
+				open.Add(1)
 				done := func(offset int64, err error) {
+					defer open.Done()
 					if err != nil || offset != int64(n) {
 						t.Errorf("record %d of group %d: at %d, %v", n, g, offset, err)
 					}
 				}
 				if err := p.Produce(int(g%2), g, fmt.Appendf(nil, "%d of %d", n, g), done); err != nil {
+					open.Done()
 					t.Fatal(err)
 				}
 			}
