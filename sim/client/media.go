@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"path"
@@ -40,20 +41,27 @@ type MediaObject struct {
 // ErrMediaRefused is wrapped by errors that no repetition changes.
 var ErrMediaRefused = errors.New("client: the media service refuses")
 
-// retryPause is how long a client waits before it tries again.
-const retryPause = 200 * time.Millisecond
+// retryLeast and retryMost are how long a client waits before it tries again: the
+// pause doubles with each failure and is drawn between half of it and all. Without
+// that the uploads that a killed service leaves behind keep it from coming back.
+const (
+	retryLeast = 200 * time.Millisecond
+	retryMost  = 10 * time.Second
+)
 
 func (m *Media) base(n uint64) string { return m.Bases[n%uint64(len(m.Bases))] }
 
 // Upload uploads an object by instance n and goes on after interruptions until
 // ctx ends. resumed counts them.
 func (m *Media) Upload(ctx context.Context, n uint64, token string, o MediaObject) (id wire.MediaID, resumed int, err error) {
+	wait := retryLeast
 	for at, offset := "", int64(0); ; {
 		id, at, offset, err = m.step(ctx, n, token, &o, at, offset)
 		if err == nil && offset == o.Size {
 			return id, resumed, nil
 		}
 		if err == nil {
+			wait = retryLeast
 			continue
 		}
 		if errors.Is(err, ErrMediaRefused) || ctx.Err() != nil {
@@ -61,9 +69,10 @@ func (m *Media) Upload(ctx context.Context, n uint64, token string, o MediaObjec
 		}
 		resumed++
 		o.Interrupt = false
-		if pause(ctx, retryPause) != nil {
+		if pause(ctx, wait/2+rand.N(wait/2)) != nil {
 			return id, resumed, fmt.Errorf("client: upload: %w", err)
 		}
+		wait = min(2*wait, retryMost)
 		offset = -1 // to be asked for
 	}
 }
