@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -54,7 +55,7 @@ func (m *Media) base(n uint64) string { return m.Bases[n%uint64(len(m.Bases))] }
 // Upload uploads an object by instance n and goes on after interruptions until
 // ctx ends. resumed counts them.
 func (m *Media) Upload(ctx context.Context, n uint64, token string, o MediaObject) (id wire.MediaID, resumed int, err error) {
-	wait := retryLeast
+	wait, draw := retryLeast, rand.New(rand.NewPCG(binary.BigEndian.Uint64(o.SHA256[:]), n))
 	for at, offset := "", int64(0); ; {
 		id, at, offset, err = m.step(ctx, n, token, &o, at, offset)
 		if err == nil && offset == o.Size {
@@ -69,7 +70,7 @@ func (m *Media) Upload(ctx context.Context, n uint64, token string, o MediaObjec
 		}
 		resumed++
 		o.Interrupt = false
-		if pause(ctx, wait/2+rand.N(wait/2)) != nil {
+		if pause(ctx, wait/2+time.Duration(draw.Int64N(int64(wait/2)))) != nil {
 			return id, resumed, fmt.Errorf("client: upload: %w", err)
 		}
 		wait = min(2*wait, retryMost)
