@@ -122,10 +122,15 @@ phases: {provision: 5s, ramp: 3s, backlog: 1s, warmup: 3s, steady: 15s, settle: 
 			}
 			return workload.Custom(spec, pop, actions)
 		})
-		if audit.Lost+audit.Duplicated+audit.Reordered+audit.Foreign+audit.Unproved != 0 {
-			b.Fatalf("the audit is not clean: %+v", audit)
-		}
+		mustBeClean(b, audit)
 		reportBackend(b, run)
+	}
+}
+
+func mustBeClean(b *testing.B, a history.Audit) {
+	b.Helper()
+	if a.Lost+a.Duplicated+a.Reordered+a.Foreign+a.Unproved != 0 {
+		b.Fatalf("the audit is not clean: %+v", a)
 	}
 }
 

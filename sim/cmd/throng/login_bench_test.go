@@ -74,9 +74,7 @@ phases: {provision: 5s, ramp: 2s, backlog: 1s, warmup: 4s, steady: 15s, settle: 
 				Conv: workload.Conv{Peer: 2}, BodyLen: 100, ReplyTo: -1, Index: -1, Stratum: -1})
 			return workload.Custom(spec, pop, actions)
 		})
-		if audit.Lost+audit.Duplicated+audit.Reordered+audit.Foreign+audit.Unproved != 0 {
-			b.Fatalf("the audit is not clean: %+v", audit)
-		}
+		mustBeClean(b, audit)
 		p, ok := run.Phase("steady")
 		if !ok {
 			b.Fatal("no steady phase")

@@ -124,7 +124,7 @@ func TestFaultsUnderLoad(t *testing.T) {
 		t.Fatalf("the run beside never came to its steady phase:\n%s\n%s", b.out, a.out)
 	}
 	t.Logf("the run beside carries load after %s", time.Since(b.started))
-	gatewayIsLimited(t, b)
+	resourcesAreAsSaid(t, b)
 	if err := b.cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
@@ -161,26 +161,31 @@ func redisImage(t *testing.T) string {
 	return r.redis
 }
 
-func gatewayIsLimited(t *testing.T, r *throngRun) {
+// resourcesAreAsSaid demands the limits of the scenario for the gateway
+// and for nobody else, and for the generator alone more of the CPU than the rest have.
+func resourcesAreAsSaid(t *testing.T, r *throngRun) {
 	t.Helper()
-	seen := 0
+	seen := map[string]int{}
 	r.own(t, func(api client.APIClient, id, role string) {
 		info, err := api.ContainerInspect(t.Context(), id, client.ContainerInspectOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
+		seen[role]++
 		h := info.Container.HostConfig
-		if role == "gateway" {
-			seen++
-			if h.NanoCPUs != 75e7 || h.Memory != 256<<20 {
-				t.Errorf("limits of a gateway: %+v", h.Resources)
-			}
-		} else if h.NanoCPUs != 0 || h.Memory != 0 {
+		cpus, mem, shares := int64(0), int64(0), int64(0)
+		switch role {
+		case "gateway":
+			cpus, mem = 75e7, 256<<20
+		case RoleGenerator:
+			shares = generatorShares
+		}
+		if h.NanoCPUs != cpus || h.Memory != mem || h.CPUShares != shares {
 			t.Errorf("limits of %s: %+v", role, h.Resources)
 		}
 	})
-	if seen != 1 {
-		t.Errorf("%d gateways", seen)
+	if seen["gateway"] != 1 || seen[RoleGenerator] != 1 {
+		t.Errorf("containers by role: %v", seen)
 	}
 }
 
