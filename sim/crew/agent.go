@@ -61,6 +61,8 @@ type player struct {
 	stop   context.CancelFunc // ends the load
 	end    context.CancelFunc // ends the engine
 	out    context.Context    // done when nobody takes results any more
+	task   context.Context    // of orders that take long
+	cease  context.CancelFunc // ends them
 
 	mu       sync.Mutex
 	began    bool
@@ -68,6 +70,7 @@ type player struct {
 	followed chan struct{}
 	done     chan struct{} // closed when the leader knows that all is told
 	jobs     sync.WaitGroup
+	tasks    sync.WaitGroup // orders that connect devices: none may run when the engine ends
 }
 
 // Join joins a crew and plays a shard of its run until the leader ends it. When
@@ -162,6 +165,8 @@ func (p *player) play(ctx context.Context) error {
 	out, deaf := context.WithCancel(context.Background())
 	defer deaf()
 	p.stop, p.end, p.out = stop, end, out
+	p.task, p.cease = context.WithCancel(run)
+	defer p.endTasks()
 	for subject, f := range map[string]func(*nats.Msg){subjectOrder + p.id: p.order, subjectPushed + p.id: p.pushed} {
 		if _, err := p.nc.Subscribe(subject, f); err != nil {
 			return fmt.Errorf("crew: %w", err)
@@ -185,6 +190,11 @@ func (p *player) play(ctx context.Context) error {
 		_ = p.nc.FlushTimeout(time.Second)
 		return context.Cause(ctx)
 	}
+}
+
+func (p *player) endTasks() {
+	p.cease()
+	p.tasks.Wait()
 }
 
 // prepare makes the schedule and the engine, and returns what the schedule says
@@ -309,12 +319,12 @@ func (p *player) order(m *nats.Msg) {
 	}
 	switch o.Op {
 	case opDrain:
-		p.jobs.Go(func() {
-			p.engine.Drain(context.Background(), o.Devices, o.At)
+		p.tasks.Go(func() {
+			p.engine.Drain(p.task, o.Devices, o.At)
 			p.respond(m, &reply{})
 		})
 	case opMedia:
-		p.jobs.Go(func() { p.respond(m, &reply{Media: p.engine.ProveMedia(context.Background())}) })
+		p.tasks.Go(func() { p.respond(m, &reply{Media: p.engine.ProveMedia(p.task)}) })
 	case opSync:
 		p.jobs.Go(func() {
 			mark, err := p.sync()
@@ -326,6 +336,7 @@ func (p *player) order(m *nats.Msg) {
 		})
 	case opFinish:
 		p.jobs.Go(func() {
+			p.endTasks()
 			p.end()
 			<-p.followed
 			p.mu.Lock()

@@ -333,14 +333,14 @@ func (l *Lead) result(m jetstream.Msg) {
 	l.mu.Lock()
 	a := l.agents[r.Number-1]
 	again := r.N <= a.got
-	if !again {
-		a.got = r.N
-	}
 	l.mu.Unlock()
-	if !again {
+	if !again { // only one comes at a time
 		if err := l.take(&r); err != nil {
 			l.log.Error("result", "agent", r.Number, "err", err)
 		}
+		l.mu.Lock()
+		a.got = r.N // not before it is merged: awaitResults waits for that
+		l.mu.Unlock()
 	}
 	_ = m.Ack() // else it comes again, and is known
 	l.wake()

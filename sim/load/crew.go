@@ -108,12 +108,7 @@ func (e *Engine) indexAll() {
 func (e *Engine) Follow(ctx, soft context.Context, begin <-chan time.Duration) {
 	run, stop := context.WithCancel(ctx)
 	var bg sync.WaitGroup
-	defer func() {
-		stop()
-		e.abortAll()
-		e.readers.Wait()
-		bg.Wait()
-	}()
+	defer e.finish(stop, &bg)
 	bg.Go(func() { e.sampleLoop(run) })
 	select {
 	case e.loadStart = <-begin:

@@ -262,12 +262,7 @@ func (e *Engine) Run(ctx, hard context.Context) (*Outcome, error) {
 	out := &Outcome{}
 	run, stop := context.WithCancel(hard)
 	var bg sync.WaitGroup
-	defer func() {
-		stop()
-		e.abortAll()
-		e.readers.Wait()
-		bg.Wait()
-	}()
+	defer e.finish(stop, &bg)
 	bg.Go(func() { e.sampleLoop(run) })
 	bg.Go(func() { e.scrapeLoop(run) })
 	phase := e.beginPhase("provision", e.spec.Phases.ProvisionS, false)
@@ -328,6 +323,15 @@ func (e *Engine) work(run context.Context, bg *sync.WaitGroup) {
 	for i := range e.queues {
 		bg.Go(func() { e.sendLoop(run, e.queues[i]) })
 	}
+}
+
+// finish ends what work started, then the connections: while timers and senders
+// live, a device may connect again.
+func (e *Engine) finish(stop func(), bg *sync.WaitGroup) {
+	stop()
+	bg.Wait()
+	e.abortAll()
+	e.readers.Wait()
 }
 
 // beginPhase and endPhase bracket a phase outside the schedule.
