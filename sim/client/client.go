@@ -85,6 +85,23 @@ type socket interface {
 	abort()
 }
 
+// Grid is when a busy client looks up: at most once in each step, so that what
+// comes within one shares its wake-up, which costs more than a frame does. What is
+// timed at its moments is timed up to a step too late, never too early. The zero
+// Grid looks up for everything.
+type Grid struct {
+	Epoch time.Time
+	Step  time.Duration
+}
+
+// After returns the first moment that is not before at. Both count from Epoch.
+func (g Grid) After(at time.Duration) time.Duration {
+	if g.Step <= 0 || at%g.Step == 0 {
+		return at
+	}
+	return at.Truncate(g.Step) + g.Step
+}
+
 // Dialer opens connections. The zero value works. What it keeps running goes
 // with its last connection.
 type Dialer struct {
@@ -98,6 +115,9 @@ type Dialer struct {
 	// NetDial connects instead of the system, for a server in this process; nil: the
 	// system connects.
 	NetDial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Grid is when sockets that are often ready are looked at, of gateways at ws:// on
+	// Linux.
+	Grid Grid
 	// TLS is for gateways at wss://; nil: the system's certificates.
 	TLS *tls.Config
 

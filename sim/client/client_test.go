@@ -103,6 +103,63 @@ func deliver(t *testing.T, seq uint64) []byte {
 	return b
 }
 
+// A client with a grid takes together what comes within a step of it, and what
+// comes after a pause at once.
+func TestGrid(t *testing.T) {
+	const more = 10
+	acks := make(chan uint64, 2*more)
+	said := make(chan bool)
+	d, url := server(t, false, func(ws *websocket.Conn) {
+		go func() {
+			for seq := uint64(1); seq <= 1+more; seq++ {
+				if seq == 2 {
+					<-said // the first is acknowledged: it came after a pause
+				}
+				if err := ws.WriteMessage(websocket.BinaryMessage, deliver(t, seq)); err != nil {
+					t.Error(err)
+				}
+				time.Sleep(3 * time.Millisecond)
+			}
+		}()
+		for {
+			_, b, err := ws.ReadMessage()
+			if err != nil {
+				return
+			}
+			var f wire.Frame
+			if err := f.UnmarshalVT(b); err != nil {
+				t.Error(err)
+				return
+			}
+			acks <- f.GetAck().GetUpto()
+		}
+	})
+	d.Grid = Grid{Epoch: time.Now(), Step: 200 * time.Millisecond}
+	h := newFrames()
+	c := dial(t, d, url, h)
+	if got := wait(t, acks, "acknowledgement"); got != 1 {
+		t.Errorf("the first Ack says %d deliveries, want 1", got)
+	}
+	close(said)
+	n := 0
+	for last := uint64(0); last < 1+more; n++ {
+		last = wait(t, acks, "acknowledgement")
+	}
+	if n > more/2 {
+		t.Errorf("%d deliveries were acknowledged in %d pieces: each woke the client", more, n)
+	}
+	c.Abort()
+	wait(t, h.closed, "Closed")
+}
+
+func TestGridAfter(t *testing.T) {
+	for _, x := range []struct{ step, at, want time.Duration }{{0, 7, 7}, {5, 0, 0}, {5, 1, 5}, {5, 5, 5}, {5, 6, 10}} {
+		if got := (Grid{Step: x.step}).After(x.at); got != x.want {
+			t.Errorf("after %d on a grid of %d comes %d, want %d", x.at, x.step, got, x.want)
+		}
+	}
+}
+
 // What arrives in one piece is acknowledged by one frame, and before the
 // client waits for more.
 func TestAcknowledgesTogetherBeforeBlocking(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
-	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,12 +32,12 @@ type pollers struct {
 }
 
 // enter returns the poller of another socket.
-func (ps *pollers) enter() (*poller, error) {
+func (ps *pollers) enter(grid Grid) (*poller, error) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	if len(ps.all) == 0 {
 		for range min(maxPollers, runtime.GOMAXPROCS(0)) {
-			p, err := newPoller(ps)
+			p, err := newPoller(ps, grid)
 			if err != nil {
 				ps.end()
 				return nil, err
@@ -75,11 +75,14 @@ func (ps *pollers) end() {
 // is registered once and never changed: each event is read to its end.
 type poller struct {
 	all         *pollers
+	grid        Grid
 	epoll, wake int // file descriptors
-	// The epoll descriptor is in the runtime's own poller: the goroutine waits as
-	// one, not in a system call, where it would keep its processor from the
-	// schedule for up to 10 ms, until the runtime takes that away.
-	file *os.File
+	// gate is an epoll that looks at the other one, once for each time it is armed:
+	// who knows that there is something to do is not told of each socket. It is in
+	// the runtime's own poller: the goroutine waits as one, not in a system call,
+	// where it would keep its processor from the schedule for up to 10 ms, until the
+	// runtime takes that away.
+	gate *os.File
 
 	mu      sync.Mutex
 	sockets []*polled // by file descriptor
@@ -87,37 +90,53 @@ type poller struct {
 	closing bool
 
 	// Of the goroutine.
+	events  []unix.EpollEvent
 	buf     []byte
 	current []byte // of the message being handled, what the layer above has not read
 	control []byte
 }
 
-func newPoller(all *pollers) (*poller, error) {
-	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("client: epoll: %w", err)
+func newPoller(all *pollers, grid Grid) (p *poller, err error) {
+	fds := [3]int{-1, -1, -1}
+	defer func() {
+		if err == nil {
+			return
+		}
+		for _, fd := range fds {
+			if fd >= 0 {
+				_ = unix.Close(fd)
+			}
+		}
+		p, err = nil, fmt.Errorf("client: epoll: %w", err)
+	}()
+	p = &poller{all: all, grid: grid, events: make([]unix.EpollEvent, pollerBatch), buf: make([]byte, pollerRead)}
+	if fds[0], err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return
 	}
-	if err := unix.SetNonblock(epoll, true); err != nil { // os.NewFile takes it for one that can be waited for
-		_ = unix.Close(epoll)
-		return nil, fmt.Errorf("client: epoll: %w", err)
+	if fds[1], err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return
 	}
-	file := os.NewFile(uintptr(epoll), "epoll")
-	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
-		_ = file.Close()
-		return nil, fmt.Errorf("client: eventfd: %w", err)
+	if fds[2], err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return
 	}
-	p := &poller{all: all, epoll: epoll, wake: wake, file: file, buf: make([]byte, pollerRead)}
-	wait, err := file.SyscallConn()
-	if err == nil {
-		err = unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, wake, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(wake)})
+	p.epoll, p.wake = fds[0], fds[1]
+	if err = unix.EpollCtl(p.epoll, unix.EPOLL_CTL_ADD, p.wake, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(p.wake)}); err != nil {
+		return
 	}
-	if err != nil {
-		_, _ = file.Close(), unix.Close(wake)
-		return nil, fmt.Errorf("client: epoll: %w", err)
+	if err = p.arm(fds[2], unix.EPOLL_CTL_ADD); err != nil {
+		return
 	}
-	go p.run(wait)
+	if err = unix.SetNonblock(fds[2], true); err != nil { // os.NewFile takes it for one that can be waited for
+		return
+	}
+	p.gate = os.NewFile(uintptr(fds[2]), "epoll")
+	go p.run()
 	return p, nil
+}
+
+// arm has the gate say, once, that a socket is ready.
+func (p *poller) arm(gate, op int) error {
+	return unix.EpollCtl(gate, op, p.epoll, &unix.EpollEvent{Fd: int32(p.epoll), Events: unix.EPOLLIN | unix.EPOLLONESHOT})
 }
 
 // rouse ends the goroutine's wait. The caller holds mu.
@@ -131,31 +150,69 @@ func (p *poller) poke(s *polled) {
 	p.rouse()
 }
 
-func (p *poller) run(wait syscall.RawConn) {
-	defer func() { _, _ = p.file.Close(), unix.Close(p.wake) }()
-	events := make([]unix.EpollEvent, pollerBatch)
-	// turn handles what is ready; it returns false to wait for more.
-	turn := func(uintptr) (end bool) {
-		for {
-			n, err := unix.EpollWait(p.epoll, events, 0)
-			if err != nil && !errors.Is(err, unix.EINTR) {
-				panic("client: epoll_wait: " + err.Error()) // a descriptor of our own is wrong
+func (p *poller) run() {
+	defer func() { _, _, _ = p.gate.Close(), unix.Close(p.epoll), unix.Close(p.wake) }()
+	raw, err := p.gate.SyscallConn()
+	var said [1]unix.EpollEvent
+	open := func(gate uintptr) bool {
+		n, _ := unix.EpollWait(int(gate), said[:], 0)
+		return n > 0
+	}
+	var failed error
+	arm := func(gate uintptr) { failed = p.arm(int(gate), unix.EPOLL_CTL_MOD) }
+	var last time.Time // of a turn that was not for nothing
+	for err == nil && failed == nil {
+		if err = raw.Read(open); err != nil {
+			break
+		}
+		// One that comes after a pause is not held up. Where they come all the time
+		// the gate, a wake-up of its own, is left alone.
+		for busy := time.Since(last) < 2*p.grid.Step; ; {
+			if busy {
+				p.pause()
 			}
-			for _, ev := range events[:max(n, 0)] {
-				if int(ev.Fd) != p.wake {
-					p.ready(ev)
-				} else if p.awake() {
-					return true
-				}
+			some, end := p.turn()
+			if end {
+				return
 			}
-			// What becomes ready from here on is another edge.
-			if err == nil && n < len(events) {
-				return false
+			if some {
+				last = time.Now()
+			}
+			if !some || !busy {
+				break
 			}
 		}
+		err = raw.Control(arm)
 	}
-	if err := wait.Read(turn); err != nil {
-		panic("client: wait for epoll: " + err.Error()) // nobody else closes the file
+	panic(fmt.Sprint("client: epoll: ", err, failed)) // a descriptor of our own is wrong
+}
+
+// pause waits for the next moment of the grid.
+func (p *poller) pause() {
+	now := time.Since(p.grid.Epoch)
+	time.Sleep(p.grid.After(now+1) - now)
+}
+
+// turn handles what is ready. It says whether anything was, and whether the
+// poller is to end.
+func (p *poller) turn() (some, end bool) {
+	for {
+		n, err := unix.EpollWait(p.epoll, p.events, 0)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			panic("client: epoll_wait: " + err.Error())
+		}
+		for _, ev := range p.events[:max(n, 0)] {
+			some = true
+			if int(ev.Fd) != p.wake {
+				p.ready(ev)
+			} else if p.awake() {
+				return some, true
+			}
+		}
+		// What becomes ready from here on opens the gate when it is armed again.
+		if err == nil && n < len(p.events) {
+			return some, false
+		}
 	}
 }
 
@@ -323,7 +380,7 @@ func (d *Dialer) connect(ctx context.Context, network, addr string, source netip
 	if err != nil {
 		return nil, err
 	}
-	p, err := d.pollers.enter()
+	p, err := d.pollers.enter(d.Grid)
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"throng/sim/audit"
+	"throng/sim/client"
 	"throng/sim/metrics"
 	"throng/sim/workload"
 	"throng/system/wire"
@@ -21,7 +22,7 @@ func TestSendsWaitForTheirGroup(t *testing.T) {
 	}
 	e := &Engine{start: time.Now(), sched: sched, rec: metrics.NewRecorder(0), audit: audit.NewSpool(io.Discard, 1), gates: []string{""}}
 	e.kinds = registerKinds(e.rec, 0)
-	e.timers = newTimers(e.now)
+	e.timers = newTimers(e.now, client.Grid{})
 	e.asks.made, e.asks.held = map[uint64]bool{}, map[uint64][]*workload.Action{}
 	for i := range e.devices {
 		e.devices[i].m = map[audit.Device]*device{}

@@ -212,7 +212,8 @@ func New(cfg Config) (*Engine, error) {
 	e.kinds = registerKinds(e.rec, len(e.spec.Faults))
 	e.zones = zonesOf(cfg.Spec, e.rec, len(gates))
 	e.stages = newStages(e.rec)
-	e.timers = newTimers(e.now)
+	e.dialer.Grid = client.Grid{Epoch: e.start, Step: seconds(cfg.Spec.ResolutionS)}
+	e.timers = newTimers(e.now, e.dialer.Grid)
 	e.heart = client.NewHeartbeat(0)
 	e.replies = newReplies(cfg.Schedule)
 	e.jitter.rng = rand.New(rand.NewPCG(cfg.Spec.Seed, jitterStream))

@@ -56,8 +56,8 @@ func (e *Engine) play(ctx context.Context) {
 		if !e.mine(a) {
 			continue
 		}
-		if wait := e.loadStart + a.At - e.now(); wait > 0 {
-			sleep.Reset(wait)
+		if now := e.now(); e.loadStart+a.At > now {
+			sleep.Reset(e.dialer.Grid.After(e.loadStart+a.At) - now)
 			select {
 			case <-ctx.Done():
 				return

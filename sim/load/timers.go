@@ -5,6 +5,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"throng/sim/client"
 )
 
 // timers runs what was decided during the run: reads, reconnects, opens caused
@@ -12,9 +14,12 @@ import (
 // block.
 type timers struct {
 	now  func() time.Duration
-	mu   sync.Mutex
-	heap timerHeap
+	grid client.Grid // when it looks up
 	wake chan struct{}
+
+	mu    sync.Mutex
+	heap  timerHeap
+	until time.Duration // when run looks next; before now while it works
 }
 
 type timer struct {
@@ -36,14 +41,14 @@ func (h *timerHeap) Pop() any {
 	return t
 }
 
-func newTimers(now func() time.Duration) *timers {
-	return &timers{now: now, wake: make(chan struct{}, 1)}
+func newTimers(now func() time.Duration, grid client.Grid) *timers {
+	return &timers{now: now, grid: grid, wake: make(chan struct{}, 1)}
 }
 
 // at calls f at run time t, or soon if that is past.
 func (t *timers) at(at time.Duration, f func()) {
 	t.mu.Lock()
-	first := len(t.heap) == 0 || at < t.heap[0].at
+	first := t.grid.After(at) < t.until
 	heap.Push(&t.heap, timer{at, f})
 	t.mu.Unlock()
 	if first {
@@ -67,7 +72,11 @@ func (t *timers) run(ctx context.Context) {
 		}
 		wait := time.Hour
 		if len(t.heap) > 0 {
-			wait = t.heap[0].at - now
+			wait = t.grid.After(t.heap[0].at) - now
+		}
+		t.until = now + wait
+		if len(due) > 0 {
+			t.until = 0 // looks again at once
 		}
 		t.mu.Unlock()
 		for _, f := range due {

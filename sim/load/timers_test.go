@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"throng/sim/client"
 )
 
 // Timers run in the order of their times, whatever order they were set in, and
@@ -14,7 +16,7 @@ func TestTimersRunInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		now := func() time.Duration { return time.Since(start) }
-		tm := newTimers(now)
+		tm := newTimers(now, client.Grid{})
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		go tm.run(ctx)

@@ -70,18 +70,33 @@ seed: 1
 rates: {users: 100000, sends_per_s: 1000, logins_per_s: 10, mean_session: 30s}
 topology: {gateways: 1, messages: 1, fanouts: 1, groups: 1, inboxes: 1, pushes: 1, partitions: 4}
 phases: {provision: 1s, ramp: 1s, backlog: 0s, warmup: 1s, steady: 12s, settle: 1s, proof: 5s}
+resolution: %v
 `
 
 // TestStallIsReportedAsItIs: what the engine records of the stall, and reports
 // are made of, is the analytic truth within 2 %, and counts the whole schedule;
 // ten clients that wait for their answers before they send again see nothing of
-// it. It runs on a virtual clock, so that nothing depends on the machine.
+// it. It runs on a virtual clock, so that nothing depends on the machine. An
+// engine that looks up once in a while says more, by that at most, and never less.
 func TestStallIsReportedAsItIs(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "run")
+	for _, resolution := range []time.Duration{0, 700 * time.Microsecond} {
+		t.Run(resolution.String(), func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "run")
+			synctest.Test(t, func(t *testing.T) { playTruth(t, dir, resolution) })
+			checkTruth(t, dir, resolution)
+		})
+	}
 	var closed []time.Duration
-	synctest.Test(t, func(t *testing.T) { playTruth(t, dir) })
 	synctest.Test(t, func(t *testing.T) { closed = closedLoop(t) })
+	slices.Sort(closed)
+	p99 := closed[len(closed)*99/100]
+	t.Logf("a closed loop: %d sends, p99 %v", len(closed), p99)
+	if want := truth()[truthSends*99/100]; p99 > want/10 || len(closed) > truthSends*9/10 || closed[len(closed)-1] < truthStall/2 {
+		t.Errorf("the closed loop made %d sends with a p99 of %v, at most %v: the server did not stall", len(closed), p99, closed[len(closed)-1])
+	}
+}
 
+func checkTruth(t *testing.T, dir string, resolution time.Duration) {
 	run, err := history.Open(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -99,7 +114,7 @@ func TestStallIsReportedAsItIs(t *testing.T) {
 		for _, q := range []float64{50, 76, 80, 90, 99, 99.9, 100} {
 			got, want := h.ValueAtQuantile(q), real[int(math.Ceil(q/100*truthSends))-1].Microseconds()
 			t.Logf("%s p%v: %d us, in truth %d", kind, q, got, want)
-			if math.Abs(float64(got-want)) > 0.02*float64(want) {
+			if more := float64(got - want); more < -0.02*float64(want) || more > 0.02*float64(want)+float64(resolution.Microseconds()) {
 				t.Errorf("%s p%v is %d us, in truth %d", kind, q, got, want)
 			}
 		}
@@ -114,21 +129,14 @@ func TestStallIsReportedAsItIs(t *testing.T) {
 	if a := run.Audit; a == nil || a.Proved != truthSends || a.Expected != truthSends {
 		t.Errorf("audit %+v, want %d proved", a, truthSends)
 	}
-	if late := run.MergedAll(history.KindLate); late.TotalCount() < truthSends || late.Max() > 1000 {
+	if late := run.MergedAll(history.KindLate); late.TotalCount() < truthSends || late.Max() > 1000 || resolution > 0 && late.Mean() < 100 {
 		t.Errorf("the generator was late %d times by at most %d us", late.TotalCount(), late.Max())
-	}
-
-	slices.Sort(closed)
-	p99 := closed[len(closed)*99/100]
-	t.Logf("a closed loop: %d sends, p99 %v", len(closed), p99)
-	if want := real[truthSends*99/100]; p99 > want/10 || len(closed) > truthSends*9/10 || closed[len(closed)-1] < truthStall/2 {
-		t.Errorf("the closed loop made %d sends with a p99 of %v, at most %v: the server did not stall", len(closed), p99, closed[len(closed)-1])
 	}
 }
 
 // playTruth runs the engine against the server into a run folder.
-func playTruth(t *testing.T, dir string) {
-	spec, err := scenario.Parse("stall", []byte(truthSpec))
+func playTruth(t *testing.T, dir string, resolution time.Duration) {
+	spec, err := scenario.Parse("stall", fmt.Appendf(nil, truthSpec, resolution))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -73,6 +73,7 @@ func (s *Spec) fields() []field {
 	out = append(out,
 		field{path: "proof_sample", kind: kindNumber, max: 1, def: "1", doc: "share of offline addressees drained at the end; the rest counts as unproved, declared", to: &s.ProofSample},
 		field{path: "reply_hold_limit", kind: kindDuration, max: 600, def: "5s", doc: "longest wait of a reply for the message it answers", to: &s.ReplyHoldLimitS},
+		field{path: "resolution", kind: kindDuration, max: 0.1, def: "0s", doc: "the generator starts actions, and when busy looks for what has come, once in so long, which saves it wake-ups: both are up to that late, which counts as latency; 0s: at once", to: &s.ResolutionS},
 		field{path: "ack_timeout", kind: kindDuration, min: 0.1, max: 600, def: "10s", doc: "a send unanswered for so long is written again", to: &s.AckTimeoutS},
 		field{path: "push_delay", kind: kindDuration, max: 600, def: "3s", doc: "an inbox row unacknowledged for so long is pushed", to: &s.PushDelayS},
 		field{path: "push_every", kind: kindDuration, max: 3600, def: "60s", doc: "least time between two pushes to a device that stays away", to: &s.PushEveryS},

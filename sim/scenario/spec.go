@@ -70,6 +70,9 @@ type Spec struct {
 	ProofSample float64
 	// ReplyHoldLimitS bounds how long a reply waits for the message it answers.
 	ReplyHoldLimitS float64
+	// ResolutionS: the generator starts actions and looks for what has come at most
+	// once in so long, so that both are up to that late, which counts as latency.
+	ResolutionS float64
 	// AckTimeoutS: a send without an answer for so long is written again.
 	AckTimeoutS float64
 	// PushDelayS: an inbox row unacknowledged for so long is told to push.

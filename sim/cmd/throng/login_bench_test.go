@@ -51,7 +51,9 @@ func serveAccepts() {
 
 // Logins for each CPU-second of the whole backend, embedded infrastructure
 // included: connect, authenticate, register, sync and, a second later, leave. Beside
-// it what net/http and gorilla need to accept a connection and to see its end.
+// it what net/http and gorilla need for the same arrivals, to accept each and to see
+// its end; and for as many as they can, which shares the price of waking up among
+// them.
 func BenchmarkBackendLogin(b *testing.B) {
 	const rate = 1500
 	for b.Loop() {
@@ -95,17 +97,55 @@ phases: {provision: 5s, ramp: 2s, backlog: 1s, warmup: 4s, steady: 15s, settle: 
 				backend += cpu
 			}
 		}
-		accepts := acceptsPerCPU(b, 10_000)
+		accepts := acceptsPerCPU(b, func(dial func() *websocket.Conn) int {
+			return arrive(15*rate, rate, time.Second, dial)
+		})
 		b.ReportMetric(logins/backend, "logins/backend-CPU-s")
 		b.ReportMetric(accepts, "gorilla-accepts/CPU-s")
+		b.ReportMetric(acceptsPerCPU(b, crowd), "gorilla-accepts-at-most/CPU-s")
 		b.ReportMetric(logins/backend/accepts, "x-gorilla")
 		b.ReportMetric(0, "ns/op")
 	}
 }
 
-// acceptsPerCPU has a bare server accept n connections, and see them end, and returns
-// how many that is for a CPU-second of its process.
-func acceptsPerCPU(b *testing.B, n int) float64 {
+// arrive dials n times, at a rate for each second whatever comes of it, and closes
+// each connection after its stay.
+func arrive(n int, rate float64, stay time.Duration, dial func() *websocket.Conn) int {
+	var clients sync.WaitGroup
+	start := time.Now()
+	for i := range n {
+		time.Sleep(time.Until(start.Add(time.Duration(float64(i) / rate * float64(time.Second)))))
+		clients.Go(func() {
+			if ws := dial(); ws != nil {
+				time.Sleep(stay)
+				ws.Close()
+			}
+		})
+	}
+	clients.Wait()
+	return n
+}
+
+// crowd dials and closes as often as a few clients can.
+func crowd(dial func() *websocket.Conn) int {
+	const dialers, each = 8, 1250
+	var clients sync.WaitGroup
+	for range dialers {
+		clients.Go(func() {
+			for range each {
+				if ws := dial(); ws != nil {
+					ws.Close()
+				}
+			}
+		})
+	}
+	clients.Wait()
+	return dialers * each
+}
+
+// acceptsPerCPU has a bare server accept connections, and see them end, and returns
+// how many that is for a CPU-second of its process. use says how many there were.
+func acceptsPerCPU(b *testing.B, use func(dial func() *websocket.Conn) int) float64 {
 	b.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), acceptServer+"=1")
@@ -124,21 +164,15 @@ func acceptsPerCPU(b *testing.B, n int) float64 {
 	if err != nil {
 		b.Fatal(err)
 	}
-	const dialers = 8
-	var clients sync.WaitGroup
-	for range dialers {
-		clients.Go(func() {
-			for range n / dialers {
-				ws, _, err := websocket.DefaultDialer.Dial("ws://"+strings.TrimSpace(addr), nil)
-				if err != nil {
-					b.Error(err)
-					return
-				}
-				ws.Close()
-			}
-		})
-	}
-	clients.Wait()
+	url := "ws://" + strings.TrimSpace(addr)
+	n := use(func() *websocket.Conn {
+		ws, _, err := websocket.DefaultDialer.Dial(url, nil)
+		if err != nil {
+			b.Error(err)
+			return nil
+		}
+		return ws
+	})
 	in.Close()
 	if err := cmd.Wait(); err != nil {
 		b.Fatal(err)

@@ -60,6 +60,7 @@ question: What does a round trip cost the generator?
 preset: direct
 rates: {users: %d, sends_per_s: 10, logins_per_s: 10, mean_session: 30s, devices: 1}
 phases: {provision: 1s, ramp: %ds, backlog: 0s, warmup: %ds, steady: %ds, settle: 1s, proof: 5s}
+resolution: 1ms
 `, 4*w.Users, w.RampS, WarmupS, w.SteadyS)))
 	if err != nil {
 		return nil, fmt.Errorf("roundtrip: %w", err)

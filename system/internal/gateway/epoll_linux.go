@@ -279,14 +279,31 @@ func (p *poller) run() {
 	arm := func(gate uintptr) { err = p.arm(int(gate), unix.EPOLL_CTL_MOD) }
 	pace := rpc.NewPace(turnGap)
 	for err == nil {
-		if raw.Read(open) != nil || !pace.Wait(p.quit) {
+		if raw.Read(open) != nil {
 			return // the error says that the file was closed
 		}
-		if err = p.turn(); err == nil && raw.Control(arm) != nil {
+		// Where there is something in each gap, the gate, a wake-up of its own, is left
+		// alone.
+		for busy, some := pace.Busy(), true; some && err == nil; some = some && busy {
+			if !pace.Wait(p.quit) || p.stopped() {
+				return
+			}
+			some, err = p.turn()
+		}
+		if err == nil && raw.Control(arm) != nil {
 			return
 		}
 	}
 	p.e.g.log.Error("epoll", "err", err)
+}
+
+func (p *poller) stopped() bool {
+	select {
+	case <-p.quit:
+		return true
+	default:
+		return false
+	}
 }
 
 func (p *poller) stop() {
@@ -294,13 +311,14 @@ func (p *poller) stop() {
 	p.gate.Close()
 }
 
-// turn handles what is ready.
-func (p *poller) turn() error {
+// turn handles what is ready, and says whether anything was.
+func (p *poller) turn() (some bool, _ error) {
 	for {
 		n, err := unix.EpollWait(p.fd, p.evs[:], 0)
 		if err != nil && err != unix.EINTR {
-			return os.NewSyscallError("epoll_wait", err)
+			return some, os.NewSyscallError("epoll_wait", err)
 		}
+		some = some || n > 0
 		again := p.again
 		p.again = nil
 		for _, ev := range p.evs[:max(n, 0)] {
@@ -313,7 +331,7 @@ func (p *poller) turn() error {
 		}
 		// What becomes ready from here on opens the gate when it is armed again.
 		if n < len(p.evs) && len(p.again) == 0 && err == nil {
-			return nil
+			return some, nil
 		}
 	}
 }

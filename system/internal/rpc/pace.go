@@ -16,6 +16,10 @@ type Pace struct {
 // the most that an item is held up.
 func NewPace(gap time.Duration) Pace { return Pace{gap: gap} }
 
+// Busy says whether the last batch is so little time ago that the next one has to
+// wait.
+func (p *Pace) Busy() bool { return p.next.After(time.Now()) }
+
 // Wait returns true when the next batch may go, and false when done was closed
 // before that. The caller then takes all that waits.
 func (p *Pace) Wait(done <-chan struct{}) bool {
