@@ -25,6 +25,8 @@ type merger struct {
 	late    []*hdrhistogram.Histogram // by part: lateness of the whole load
 	proof   load.Progress             // what the leader's engine said of its proof
 	err     error
+
+	spare []*hdrhistogram.Histogram // empty
 }
 
 // second is one row in the making.
@@ -44,13 +46,13 @@ func newMerger(to *history.Writer, parts int, progress func(load.Progress)) *mer
 
 // add takes what a part recorded. Results of a part come in order.
 func (m *merger) add(part int, r *result) error {
-	var intervals []history.Interval
-	for _, line := range r.Intervals {
-		iv, err := history.ParseLine(line)
+	var lines []history.Line
+	for _, text := range r.Intervals {
+		line, err := history.ParseLine(text)
 		if err != nil {
 			return err
 		}
-		intervals = append(intervals, iv)
+		lines = append(lines, line)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -61,10 +63,10 @@ func (m *merger) add(part int, r *result) error {
 		m.seconds[n] = s
 	}
 	s.add(part, r.Second)
-	for _, iv := range intervals {
-		s.merge(iv)
-		if iv.Kind == history.KindLate {
-			m.late[part].Merge(iv.Hist)
+	for i := range lines {
+		m.merge(s, &lines[i])
+		if lines[i].Kind == history.KindLate {
+			lines[i].AddTo(m.late[part])
 		}
 	}
 	m.last[part] = n
@@ -122,6 +124,8 @@ func (m *merger) row(s *second) {
 		case history.KindLate:
 			p.LateP99 = micros(iv.Hist.ValueAtQuantile(99))
 		}
+		iv.Hist.Reset()
+		m.spare = append(m.spare, iv.Hist)
 	}
 	m.progress(p)
 }
@@ -152,12 +156,18 @@ func (s *second) add(part int, r history.Second) {
 	s.row.Connected, s.row.InFlight, s.row.Held = 0, 0, 0
 }
 
-func (s *second) merge(iv history.Interval) {
-	have := s.intervals[iv.Kind]
+// merge adds a part's histogram to the second's.
+func (m *merger) merge(s *second, l *history.Line) {
+	have := s.intervals[l.Kind]
 	if have == nil {
-		s.intervals[iv.Kind] = &iv
-		return
+		have = &history.Interval{Kind: l.Kind, Start: l.Start, End: l.End}
+		if n := len(m.spare); n > 0 {
+			have.Hist, m.spare = m.spare[n-1], m.spare[:n-1]
+		} else {
+			have.Hist = history.NewHist()
+		}
+		s.intervals[l.Kind] = have
 	}
-	have.Start, have.End = min(have.Start, iv.Start), max(have.End, iv.End)
-	have.Hist.Merge(iv.Hist)
+	have.Start, have.End = min(have.Start, l.Start), max(have.End, l.End)
+	l.AddTo(have.Hist)
 }

@@ -471,3 +471,24 @@ func BenchmarkOpen(b *testing.B) {
 		}
 	}
 }
+
+// The layout that is said of NewHist's counts is the one that it has.
+func TestLayout(t *testing.T) {
+	values := []int64{0, 1, 2047, 2048, 2049, 4095, 4096, HistMax - 1, HistMax}
+	for v := int64(1); v < HistMax; v = v*21/20 + 1 {
+		values = append(values, v)
+	}
+	for _, v := range values {
+		h := NewHist()
+		if err := h.RecordValue(v); err != nil {
+			t.Fatal(err)
+		}
+		s := h.Export()
+		if !ours(s) || s.Counts[BucketOf(v)] != 1 {
+			t.Fatalf("%d is not in bucket %d of %d", v, BucketOf(v), len(s.Counts))
+		}
+		if got := HighestOf(BucketOf(v)); got != h.Max() {
+			t.Fatalf("the highest value of the bucket of %d: %d, want %d", v, got, h.Max())
+		}
+	}
+}

@@ -33,12 +33,17 @@ type Recorder struct {
 	last   float64
 }
 
-// buckets are the counters of one kind, in the layout of an HDR histogram.
+// buckets are the counters of one kind, in the layout of an HDR histogram. touched
+// has a bit for each block of counters that may not be zero: most of them are, and
+// Swap does not look at those.
 type buckets struct {
 	name    string
 	counts  []atomic.Uint64
+	touched [(history.HistBuckets/block + 63) / 64]atomic.Uint64
 	clamped atomic.Uint64
 }
+
+const block = 64 // counters
 
 // NewRecorder returns a recorder whose first interval starts at start, in
 // seconds since the start of the run, and which knows the given kinds.
@@ -60,7 +65,7 @@ func (r *Recorder) Kind(name string) Kind {
 		return k
 	}
 	old := *r.kinds.Load()
-	grown := slices.Concat(old, []*buckets{{name: name, counts: make([]atomic.Uint64, countsLen)}})
+	grown := slices.Concat(old, []*buckets{{name: name, counts: make([]atomic.Uint64, history.HistBuckets)}})
 	r.kinds.Store(&grown)
 	k := Kind(len(old))
 	r.names[name] = k
@@ -75,7 +80,12 @@ func (r *Recorder) Record(k Kind, us int64) {
 		b.clamped.Add(1)
 		us = min(max(us, 0), history.HistMax)
 	}
-	b.counts[indexOf(us)].Add(1)
+	i := history.BucketOf(us)
+	b.counts[i].Add(1)
+	// After the count: who takes the bit away before it is looked at sees the count.
+	if word, bit := &b.touched[i/block/64], uint64(1)<<(i/block%64); word.Load()&bit == 0 {
+		word.Or(bit)
+	}
 }
 
 // Clamped returns how many values of a kind were out of range so far.
@@ -98,35 +108,22 @@ func (r *Recorder) Swap(now float64) []history.Interval {
 }
 
 // take moves the counts into a histogram; nil when there are none.
-func (b *buckets) take() *hdrhistogram.Histogram {
-	var counts []int64
-	for i := range b.counts {
-		if b.counts[i].Load() == 0 {
-			continue
+func (b *buckets) take() (h *hdrhistogram.Histogram) {
+	for w := range b.touched {
+		for bitmap := b.touched[w].Swap(0); bitmap != 0; bitmap &= bitmap - 1 {
+			first := (w*64 + bits.TrailingZeros64(bitmap)) * block
+			for i := range block {
+				n := b.counts[first+i].Load()
+				if n == 0 {
+					continue
+				}
+				if h == nil {
+					h = history.NewHist()
+				}
+				b.counts[first+i].Add(-n)
+				_ = h.RecordValues(min(history.HighestOf(first+i), history.HistMax), int64(n)) // within its range
+			}
 		}
-		if counts == nil {
-			counts = make([]int64, countsLen)
-		}
-		counts[i] = int64(b.counts[i].Swap(0))
 	}
-	if counts == nil {
-		return nil
-	}
-	return hdrhistogram.Import(&hdrhistogram.Snapshot{
-		LowestTrackableValue: history.HistMin, HighestTrackableValue: history.HistMax,
-		SignificantFigures: history.HistDigits, Counts: counts,
-	})
-}
-
-// The layout of counts for history.NewHist's geometry: 2^11 sub-buckets of one
-// microsecond, then 2^10 for each doubling.
-const (
-	subMagnitude = 11 // smallest m with 2^m >= 2 * 10^HistDigits
-	subHalf      = 1 << (subMagnitude - 1)
-	countsLen    = (20 + 1) * subHalf // 20 doublings reach HistMax
-)
-
-func indexOf(us int64) int {
-	bucket := 64 - subMagnitude - bits.LeadingZeros64(uint64(us)|(1<<subMagnitude-1))
-	return bucket*subHalf + int(us>>uint(bucket))
+	return h
 }
