@@ -152,7 +152,7 @@ func (l *Lead) gather(ctx context.Context, say func(string)) error {
 		say(fmt.Sprintf("starting %d agents", l.cfg.Local))
 	}
 	for i := range l.cfg.Local {
-		p, err := startAgent(l.cfg.Exe, l.hub.url(), l.cfg.Token, l.cfg.Dir, agentLog(l.cfg.LogDir, i+1), l.exited)
+		p, err := startAgent(l.cfg.Exe, l.hub.url(), l.cfg.Token, l.cfg.Dir, agentLog(l.cfg.LogDir, i+1), l.cfg.Local, l.exited)
 		if err != nil {
 			return err
 		}

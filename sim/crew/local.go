@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"syscall"
 	"time"
@@ -29,8 +30,10 @@ type process struct {
 
 // startAgent executes this program again as an agent that joins url. It is in a
 // process group of its own, so that Ctrl-C reaches the leader alone, and writes its
-// spool into folder.
-func startAgent(exe, url, token, folder, logPath string, onExit func(*process)) (*process, error) {
+// spool into folder. It runs as many threads of Go as are its part of the cores,
+// among so many agents, unless the environment says how many: more would only wake
+// each other.
+func startAgent(exe, url, token, folder, logPath string, among int, onExit func(*process)) (*process, error) {
 	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("crew: log of an agent: %w", err)
@@ -38,6 +41,9 @@ func startAgent(exe, url, token, folder, logPath string, onExit func(*process)) 
 	defer log.Close() // the agent has its own copy
 	cmd := exec.Command(exe, "agent", "--join", url, "--folder", folder, "--exit-with-parent")
 	cmd.Env = append(os.Environ(), TokenEnv+"="+token)
+	if os.Getenv("GOMAXPROCS") == "" {
+		cmd.Env = append(cmd.Env, "GOMAXPROCS="+strconv.Itoa((runtime.NumCPU()+among-1)/among))
+	}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stdin, err := cmd.StdinPipe()
