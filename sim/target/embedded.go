@@ -565,6 +565,20 @@ func (e *Embedded) describeWAN() error {
 	return nil
 }
 
+// gcPercent is how much a process allocates, as a share of what it keeps, before it
+// collects: on one machine with all others there is more memory than CPU, and what
+// stands in for Redis keeps its data in maps, whose collection was a third of its
+// CPU. 0: as the environment or the runtime says.
+func gcPercent(c *child, t Tuning) int {
+	switch {
+	case t.GOGC != 0 || os.Getenv("GOGC") != "":
+		return t.GOGC
+	case c.infra:
+		return 400
+	}
+	return 200
+}
+
 // add completes a child and appends it.
 func (e *Embedded) add(c *child) {
 	c.logPath = filepath.Join(e.cfg.LogDir, fmt.Sprintf("%s-%d.log", c.role, c.instance))
@@ -573,7 +587,7 @@ func (e *Embedded) add(c *child) {
 	for _, v := range []struct {
 		name  string
 		value int64
-	}{{"GOGC", int64(t.GOGC)}, {"GOMEMLIMIT", t.MemLimitBytes}, {"GOMAXPROCS", int64(t.GOMAXPROCS)}} {
+	}{{"GOGC", int64(gcPercent(c, t))}, {"GOMEMLIMIT", t.MemLimitBytes}, {"GOMAXPROCS", int64(t.GOMAXPROCS)}} {
 		if v.value != 0 {
 			c.env = append(c.env, fmt.Sprintf("%s=%d", v.name, v.value))
 		}

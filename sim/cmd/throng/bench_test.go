@@ -97,13 +97,16 @@ func openAll(spec *scenario.Spec, pop *population.Population, groups, size int) 
 // everybody online and every delivery acknowledged: deliveries for each
 // CPU-second of all processes but the generator, and where the CPU goes. At 18
 // thousand deliveries a second nothing is saturated.
-func BenchmarkBackendGroup100(b *testing.B) { backendGroup100(b, 150) }
+func BenchmarkBackendGroup100(b *testing.B) { backendGroup100(b, 10, 150) }
 
 // At 33 thousand a second two cores, with the generator on them, are nearly full.
-func BenchmarkBackendGroup100Busy(b *testing.B) { backendGroup100(b, 280) }
+func BenchmarkBackendGroup100Busy(b *testing.B) { backendGroup100(b, 10, 280) }
 
-func backendGroup100(b *testing.B, rate int) {
-	const groups, size = 10, 100
+// The same in a single group: what its members get comes close together.
+func BenchmarkBackendGroup100Single(b *testing.B) { backendGroup100(b, 1, 280) }
+
+func backendGroup100(b *testing.B, groups, rate int) {
+	const size = 100
 	for b.Loop() {
 		run, audit := benchRun(b, `
 name: bench_group100

@@ -38,7 +38,7 @@ func main() {
 	if len(args) > 0 {
 		switch args[0] {
 		case "chatd", "embedded", "containers":
-			_ = setNice(niceDefault) // the generator's is inherited
+			_ = setNice(niceOf(args)) // the generator's is inherited
 			if err := system.RelaxTimers(); err != nil {
 				fmt.Fprintf(os.Stderr, "note: this process costs more CPU than it needs to: %v\n", err)
 			}

@@ -12,11 +12,12 @@ import (
 )
 
 // How often keys are aged: miniredis does not expire keys by itself, and its
-// own clock-driven mode walks all keys at every command. A pass may take one
-// hundredth of the time between two, within these bounds.
+// own clock-driven mode walks all keys at every command. A pass, in which nobody
+// is served, may take one hundredth of the time between two, within these bounds:
+// 0.3 s for the 300,000 users of milli_whatsapp.
 const (
 	minAging = time.Second
-	maxAging = 5 * time.Second
+	maxAging = time.Minute
 )
 
 // maxHeldReplies bounds the bytes that wait for a write.

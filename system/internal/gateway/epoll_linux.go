@@ -212,7 +212,7 @@ func (e *evented) close() {
 // turnGap is the least time between the starts of two turns of a loop. Where
 // clients say something all the time, mostly acknowledgements, each by itself
 // would cost a wake-up, several times what it costs to read it.
-const turnGap = time.Millisecond
+const turnGap = 2 * time.Millisecond
 
 // poller is one loop over epoll. Readiness is told by edges: everything there is
 // to read is read, and a socket that took less than all will say when it takes

@@ -20,7 +20,7 @@ const (
 	turnLimit = 4096
 	// turnGap is the least time between the starts of two turns. A transaction has
 	// a price of its own, and pages that its rows share are written once.
-	turnGap = 5 * time.Millisecond
+	turnGap = 10 * time.Millisecond
 	// tick is how often an idle loop looks at its timers.
 	tick = wheelSlot
 	// deferFor and deferMost bound how long and how many deletions wait to be

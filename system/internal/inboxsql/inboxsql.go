@@ -22,6 +22,11 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
+// pageCache is what a loop keeps of its tables, in bytes, with SQLite. Rows are
+// moved, read and deleted by user, all over them: with an eighth of that, pages
+// read again were a tenth of the CPU of an inbox with 240 MB of tables.
+const pageCache = 64 << 20
+
 // Config says where the mailboxes of one inbox instance are kept.
 type Config struct {
 	Driver string // sqlstore.SQLite or sqlstore.MySQL
@@ -74,7 +79,7 @@ func (st *Stores) open(ctx context.Context, cfg Config, loop int) error {
 		}
 	}
 	db, err := sqlstore.Open(ctx, sqlstore.Config{Driver: cfg.Driver, DSN: dsn, Name: "inbox", Readers: -1,
-		CacheBytes: 8 << 20, Metrics: cfg.Metrics})
+		CacheBytes: pageCache, Metrics: cfg.Metrics})
 	if err != nil {
 		return fmt.Errorf("inboxsql: %w", err)
 	}
