@@ -111,6 +111,8 @@ func TestGrid(t *testing.T) {
 	said := make(chan bool)
 	d, url := server(t, false, func(ws *websocket.Conn) {
 		go func() {
+			tick := time.NewTicker(3 * time.Millisecond)
+			defer tick.Stop()
 			for seq := uint64(1); seq <= 1+more; seq++ {
 				if seq == 2 {
 					<-said // the first is acknowledged: it came after a pause
@@ -118,7 +120,7 @@ func TestGrid(t *testing.T) {
 				if err := ws.WriteMessage(websocket.BinaryMessage, deliver(t, seq)); err != nil {
 					t.Error(err)
 				}
-				time.Sleep(3 * time.Millisecond)
+				<-tick.C
 			}
 		}()
 		for {

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"sync"
 	"time"
@@ -57,13 +56,6 @@ type EmbeddedConfig struct {
 	OnEvent func(history.Event)
 	// StartTimeout bounds Start; 0 means 60 s.
 	StartTimeout time.Duration
-}
-
-// Tuning of the Go runtime of a process. Zero values leave the default.
-type Tuning struct {
-	GOGC          int
-	MemLimitBytes int64
-	GOMAXPROCS    int
 }
 
 // Names of infrastructure processes and of the harness in samples.
@@ -190,24 +182,6 @@ func (e *Embedded) Start(ctx context.Context, progress func(string)) (err error)
 	}
 	progress(fmt.Sprintf("starting %d role processes", roles))
 	return e.startAll(startCtx, func(c *child) bool { return !c.infra })
-}
-
-// shareCores has each process run as many threads of Go as four times its part of
-// the cores, one at least, unless the environment says how many. With more than the
-// machine has cores, the threads of one process wait behind each other's, and
-// what one process does at once comes late to all: on two cores the p99 of
-// milli_whatsapp's deliveries is a third with one thread for each of the 13
-// processes (reports/bench/2026-11-28-threads.txt).
-func (e *Embedded) shareCores() {
-	if os.Getenv("GOMAXPROCS") != "" {
-		return
-	}
-	threads := max(1, 4*runtime.NumCPU()/len(e.children))
-	for _, c := range e.children {
-		if threads < runtime.NumCPU() && e.cfg.Tuning[c.role].GOMAXPROCS == 0 {
-			c.env = append(c.env, fmt.Sprintf("GOMAXPROCS=%d", threads))
-		}
-	}
 }
 
 // startingInfra says what is about to be started.
@@ -563,20 +537,6 @@ func (e *Embedded) describeWAN() error {
 	}
 	e.infra(roleWAN, func(ctx context.Context) error { return e.probeHTTP(ctx, "http://"+debug+"/readyz") }, "--config", file).debug = debug
 	return nil
-}
-
-// gcPercent is how much a process allocates, as a share of what it keeps, before it
-// collects: on one machine with all others there is more memory than CPU, and what
-// stands in for Redis keeps its data in maps, whose collection was a third of its
-// CPU. 0: as the environment or the runtime says.
-func gcPercent(c *child, t Tuning) int {
-	switch {
-	case t.GOGC != 0 || os.Getenv("GOGC") != "":
-		return t.GOGC
-	case c.infra:
-		return 400
-	}
-	return 200
 }
 
 // add completes a child and appends it.

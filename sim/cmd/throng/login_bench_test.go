@@ -114,10 +114,10 @@ func arrive(n int, rate float64, stay time.Duration, dial func() *websocket.Conn
 	var clients sync.WaitGroup
 	start := time.Now()
 	for i := range n {
-		time.Sleep(time.Until(start.Add(time.Duration(float64(i) / rate * float64(time.Second)))))
+		<-time.After(time.Until(start.Add(time.Duration(float64(i) / rate * float64(time.Second)))))
 		clients.Go(func() {
 			if ws := dial(); ws != nil {
-				time.Sleep(stay)
+				<-time.After(stay)
 				ws.Close()
 			}
 		})
