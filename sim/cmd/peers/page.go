@@ -126,7 +126,7 @@ func (c *comparison) generatorText(b *bytes.Buffer) {
 	}
 	fmt.Fprintf(b, "\n## Generators of load\n\n%d users, each with one message a second at fixed times, for %d s after a warm-up, against the same gateway with nothing behind it (`sim/load/roundtrip`;\n"+
 		"k6: [testdata/peers/k6.js](../../testdata/peers/k6.js)). The truth is what a probe beside it sees: %d sockets of another process at the same gateway in the same seconds. throng decodes and checks every frame,\n"+
-		"keeps the audit's log and a histogram a second; k6 sends the same bytes each time and decodes nothing.\n\n", c.Users, c.SteadyS, probes)
+		"keeps the audit's log and a histogram a second, and looks up once a millisecond (resolution: 1ms), by which what it reports may be too late; k6 sends the same bytes each time and decodes nothing.\n\n", c.Users, c.SteadyS, probes)
 	type row struct {
 		name   string
 		digits int
