@@ -103,6 +103,22 @@ func deliver(t *testing.T, seq uint64) []byte {
 	return b
 }
 
+// readAcks reads until the end what each Ack says.
+func readAcks(t *testing.T, ws *websocket.Conn, acks chan<- uint64) {
+	for {
+		_, b, err := ws.ReadMessage()
+		if err != nil {
+			return
+		}
+		var f wire.Frame
+		if err := f.UnmarshalVT(b); err != nil {
+			t.Error(err)
+			return
+		}
+		acks <- f.GetAck().GetUpto()
+	}
+}
+
 // A client with a grid takes together what comes within a step of it, and what
 // comes after a pause at once.
 func TestGrid(t *testing.T) {
@@ -123,18 +139,7 @@ func TestGrid(t *testing.T) {
 				<-tick.C
 			}
 		}()
-		for {
-			_, b, err := ws.ReadMessage()
-			if err != nil {
-				return
-			}
-			var f wire.Frame
-			if err := f.UnmarshalVT(b); err != nil {
-				t.Error(err)
-				return
-			}
-			acks <- f.GetAck().GetUpto()
-		}
+		readAcks(t, ws, acks)
 	})
 	d.Grid = Grid{Epoch: time.Now(), Step: 200 * time.Millisecond}
 	h := newFrames()
@@ -177,18 +182,7 @@ func TestAcknowledgesTogetherBeforeBlocking(t *testing.T) {
 			if _, err := ws.NetConn().Write(piece); err != nil {
 				t.Error(err)
 			}
-			for {
-				_, b, err := ws.ReadMessage()
-				if err != nil {
-					return
-				}
-				var f wire.Frame
-				if err := f.UnmarshalVT(b); err != nil {
-					t.Error(err)
-					return
-				}
-				acks <- f.GetAck().GetUpto()
-			}
+			readAcks(t, ws, acks)
 		})
 		h := newFrames()
 		c := dial(t, d, url, h)

@@ -155,8 +155,8 @@ func (p *poller) run() {
 	raw, err := p.gate.SyscallConn()
 	var said [1]unix.EpollEvent
 	open := func(gate uintptr) bool {
-		n, _ := unix.EpollWait(int(gate), said[:], 0)
-		return n > 0
+		n, err := unix.EpollWait(int(gate), said[:], 0)
+		return n > 0 || err != nil && !errors.Is(err, unix.EINTR)
 	}
 	var failed error
 	arm := func(gate uintptr) { failed = p.arm(int(gate), unix.EPOLL_CTL_MOD) }

@@ -44,7 +44,8 @@ func (e *Embedded) shareCores() {
 // gcPercent is how much a process allocates, as a share of what it keeps, before it
 // collects: on one machine with all others there is more memory than CPU. What
 // stands in for Redis keeps its data in maps, whose collection was a third of its
-// CPU; an inbox keeps the newest rows, and is slow while it collects. 0: as the environment or the runtime says.
+// CPU; an inbox keeps the newest rows, and is slow while it collects. 0: as the
+// environment or the runtime says.
 func gcPercent(c *child, t Tuning) int {
 	switch {
 	case t.GOGC != 0 || os.Getenv("GOGC") != "":
