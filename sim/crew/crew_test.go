@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
 
 	"throng/sim/audit"
@@ -106,6 +107,40 @@ func TestSecondsAreMerged(t *testing.T) {
 	h := run.Merged(history.KindSent, 0, 1.5)
 	if h.TotalCount() != 3 || h.Max() < 8990 || h.Min() > 1001 || run.Intervals(history.KindSent) != 2 {
 		t.Errorf("merged %d values from %d to %d in %d intervals", h.TotalCount(), h.Min(), h.Max(), run.Intervals(history.KindSent))
+	}
+}
+
+// message is a result as JetStream hands it over.
+type message struct {
+	jetstream.Msg
+	data []byte
+}
+
+func (m message) Subject() string { return subjectResult + "1" }
+func (m message) Data() []byte    { return m.data }
+func (m message) Ack() error      { return nil }
+
+// A result of an agent counts as come when it is merged: who waits for the last one
+// finds it in the sums.
+func TestResultCountsWhenMerged(t *testing.T) {
+	w, err := history.Create(filepath.Join(t.TempDir(), "run"), &history.Manifest{FormatVersion: history.FormatVersion})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	l := &Lead{cfg: LeadConfig{Agents: 1, Writer: w}, changed: make(chan struct{}, 1), agents: []*agent{{number: 1}}}
+	merging := 0
+	l.merger = newMerger(w, 2, func(load.Progress) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if merging++; l.agents[0].got != 0 {
+			t.Error("it counts as come while it is being merged")
+		}
+	})
+	l.merger.leave(0)
+	l.result(message{data: encode(result{Number: 1, N: 1, Second: history.Second{T: 1}})})
+	if merging != 1 || l.agents[0].got != 1 {
+		t.Errorf("merged %d times, %d come", merging, l.agents[0].got)
 	}
 }
 

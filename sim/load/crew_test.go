@@ -1,7 +1,10 @@
 package load
 
 import (
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"throng/sim/workload"
 )
@@ -40,4 +43,26 @@ func TestEachActionHasOneEngine(t *testing.T) {
 			t.Errorf("agent %d has %d of %d users", i+1, n, users)
 		}
 	}
+}
+
+// An engine ends when all that connects devices has: a timer that is on its way when
+// it ends can begin one more connection, which is waited for.
+func TestEndWaitsForTheLastConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &Engine{}
+		connected := false
+		var bg sync.WaitGroup
+		late := time.After(time.Second)
+		bg.Go(func() {
+			<-late
+			e.readers.Go(func() {
+				<-time.After(time.Second)
+				connected = true
+			})
+		})
+		e.finish(func() {}, &bg)
+		if !connected {
+			t.Error("it ended before its last connection")
+		}
+	})
 }

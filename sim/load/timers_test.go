@@ -38,3 +38,27 @@ func TestTimersRunInOrder(t *testing.T) {
 		}
 	})
 }
+
+// Timers on a grid run at its moments: late by less than a step, and never early.
+func TestTimersOnAGrid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const step = 5 * time.Millisecond
+		start := time.Now()
+		now := func() time.Duration { return time.Since(start) }
+		tm := newTimers(now, client.Grid{Epoch: start, Step: step})
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go tm.run(ctx)
+		synctest.Wait()
+		var got []time.Duration
+		for _, at := range []time.Duration{12, 11, 7, 20} { // earlier ones while it sleeps for a later one
+			tm.at(at*time.Millisecond, func() { got = append(got, now()/time.Millisecond) })
+			synctest.Wait()
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if want := []time.Duration{10, 15, 15, 20}; !slices.Equal(got, want) {
+			t.Errorf("ran at %d ms, want %d", got, want)
+		}
+	})
+}

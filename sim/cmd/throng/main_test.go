@@ -144,3 +144,15 @@ func TestRelative(t *testing.T) {
 		t.Errorf("from the root, as in a container: %s", got)
 	}
 }
+
+// The inbox comes before the other processes of a backend.
+func TestPriorities(t *testing.T) {
+	for _, x := range []struct {
+		args []string
+		want int
+	}{{[]string{"chatd", "inbox", "--topology", "x"}, niceInbox}, {[]string{"chatd", "gateway"}, niceDefault}, {[]string{"embedded", "redis"}, niceDefault}, {[]string{"chatd"}, niceDefault}} {
+		if got := niceOf(x.args); got != x.want {
+			t.Errorf("%q runs at %d, want %d", x.args, got, x.want)
+		}
+	}
+}
