@@ -21,9 +21,9 @@ const inboxLoops = 2
 // shareCores has each process run as many threads of Go as four times its part of
 // the cores, one at least, unless the environment says how many. With more than the
 // machine has cores, the threads of one process wait behind each other's, and
-// what one process does at once comes late to all: on two cores the p99 of
-// milli_whatsapp's deliveries is a third with one thread for each of the 13
-// processes (reports/bench/2026-11-28-threads.txt). An inbox has one for each of its
+// what one process does at once comes late to all: on two cores, with one thread for
+// each process, the p99 of milli_whatsapp's deliveries was a third
+// (reports/bench/2026-11-28-threads.txt). An inbox has one for each of its
 // loops, which else wait for its garbage collection, seconds long for what it keeps.
 func (e *Embedded) shareCores() {
 	if os.Getenv("GOMAXPROCS") != "" {
