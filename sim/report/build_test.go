@@ -330,6 +330,17 @@ func TestJUnit(t *testing.T) {
 	}
 }
 
+// A report says how exact its times were meant to be, where they were not.
+func TestResolutionIsSaid(t *testing.T) {
+	for _, resolution := range []string{"", "resolution: 4ms\n"} {
+		r := build(t, smallRun(t, func(o *runtest.Options) { o.SpecYAML += resolution }))
+		said := slices.ContainsFunc(r.Notes, func(n string) bool { return strings.Contains(n, "every 4 ms") })
+		if said != (resolution != "") {
+			t.Errorf("with %q: notes %q", resolution, r.Notes)
+		}
+	}
+}
+
 // TestWriteRun writes the run that people look at: set RUN to a folder.
 func TestWriteRun(t *testing.T) {
 	dir := os.Getenv("RUN")

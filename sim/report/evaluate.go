@@ -28,6 +28,9 @@ func evaluate(run *history.Run, t *terms) *Result {
 			r.Notes = append(r.Notes, fmt.Sprintf("%s at %.1f s: %s", e.Kind, e.T, e.Detail))
 		}
 	}
+	if ms := t.spec.ResolutionS * 1000; ms > 0 {
+		r.Notes = append(r.Notes, fmt.Sprintf("The generator looked up every %v ms (resolution): actions started up to that late, which is part of its lateness, and answers are timed up to that late. Latencies include both.", ms))
+	}
 	r.DurationS = capacity.Unknown()
 	if !m.End.IsZero() {
 		r.DurationS = Number(m.End.Sub(m.Start).Seconds())
